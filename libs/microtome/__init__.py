@@ -1,0 +1,1 @@
+"""Microtome: event-sourced services that turn whole-slide images into every cell on them."""

@@ -1,0 +1,1 @@
+"""The five processes of Microtome. None imports another; all of them import `microtome`."""
