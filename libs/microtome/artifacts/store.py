@@ -1,0 +1,100 @@
+"""The artifact store: one folder for each attempt at a job.
+
+Promises: a folder appears by one rename after everything in it was synced to disk, so a reader
+sees all of a job's artifacts or none. Refuses: to change a published folder; publishing the same
+attempt again (after a crash between the rename and the event) replaces it whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from microtome.errors import NotFound
+
+MEDIA_TYPES = {
+    ".json": "application/json",
+    ".geojson": "application/geo+json",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """One published file: its name, media type, size in bytes and hexadecimal sha256."""
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
+class ArtifactStore:
+    """Artifacts below one folder, `<root>/<job_id>/<attempt>/<name>`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def draft(self, job_id: str) -> Iterator[Path]:
+        """Give a private folder to write into; it is gone afterwards unless it was published."""
+        folder = self._root / job_id / f".draft-{uuid.uuid4().hex}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, draft: Path, job_id: str, attempt: int) -> tuple[StoredArtifact, ...]:
+        """Make every file of `draft` visible as the artifacts of this attempt, sorted by name."""
+        artifacts = tuple(_describe(path) for path in sorted(draft.iterdir()))
+        _sync(draft)
+        target = self._root / job_id / str(attempt)
+        if target.exists():
+            replaced = target.with_name(f".replaced-{uuid.uuid4().hex}")
+            target.rename(replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
+        draft.rename(target)
+        _sync(target.parent)
+        return artifacts
+
+    def path(self, job_id: str, attempt: int, name: str) -> Path:
+        """Return the file of a published artifact; `NotFound` if there is none."""
+        path = self._root / job_id / str(attempt) / name
+        if Path(name).name != name or not path.is_file():
+            raise NotFound(f"This job has no artifact named {name!r}.")
+        return path
+
+    def sweep(self, job_id: str) -> None:
+        """Remove what killed writers of this job left behind. Call only while holding its lease."""
+        for leftover in (self._root / job_id).glob(".*-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _describe(path: Path) -> StoredArtifact:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return StoredArtifact(
+        name=path.name,
+        media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+        size_bytes=path.stat().st_size,
+        sha256=digest,
+    )
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,47 @@
+"""summary.json: what a job found, how it worked, and what its user must know."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One job's summary. Sizes of the slide are level-0 pixels; `mpp` is µm per level-0 pixel."""
+
+    job_type: str
+    slide_id: str
+    slide_sha256: str
+    width: int
+    height: int
+    mpp: float | None
+    mpp_source: str
+    tissue_mm2: float | None
+    tissue_fraction: float
+    stage_seconds: dict[str, float]
+    notes: tuple[str, ...]
+    # Only of a segmentation:
+    cells: int | None = None
+    cells_per_mm2: float | None = None
+    tiles_total: int = 0
+    tiles_skipped: int = 0
+    tiles_processed: int = 0
+    tiles_cached: int = 0
+    tile_size: int | None = None
+    halo: int | None = None
+    scale: float | None = None
+    engine: str | None = None
+    model: str | None = None
+    model_digest: str | None = None
+    normalisation: dict[str, list[float]] | None = None
+    content_key: str | None = None
+    coordinates: str = "level-0 pixels, origin at the upper left corner of the slide, y down"
+
+    def save(self, path: Path) -> None:
+        """Write the summary as indented JSON."""
+        content: dict[str, Any] = dataclasses.asdict(self)
+        path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -1,0 +1,10 @@
+"""Where pixels wait for the network, and where the cells of finished tiles lie.
+
+Promises: what is read is whole (files appear by rename), and a key that exists never changes its
+meaning. Refuses: to carry anything over the bus; messages hold keys of this package.
+"""
+
+from microtome.tilestore.pixels import LocalPixelStore, PixelStore, attempt_prefix, pixel_key
+from microtome.tilestore.results import ResultStore
+
+__all__ = ["LocalPixelStore", "PixelStore", "ResultStore", "attempt_prefix", "pixel_key"]

@@ -1,0 +1,104 @@
+"""Decoded tiles on their way from the tiler to the network.
+
+Promises: `get` returns exactly the array that was `put`, or raises `PixelsGone`; a reader never
+sees half a tile. Refuses: durability. Pixels can be decoded again, so nothing here is synced to
+disk, and the folder is best kept in memory (`/dev/shm`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microtome.errors import MicrotomeError
+
+Pixels = NDArray[np.uint8]
+
+
+class PixelsGone(MicrotomeError):
+    """The decoded pixels of a tile are no longer in the tile store; they have to be decoded again."""
+
+    code = "pixels-gone"
+    transient = True
+
+
+class PixelStore(Protocol):
+    """Keeps decoded tiles by key for a short time."""
+
+    def put(self, key: str, pixels: Pixels) -> None:
+        """Store uint8 [h, w, 3] under `key`, replacing what was there."""
+
+    def get(self, key: str) -> Pixels:
+        """Return the array stored under `key`, uint8 [h, w, 3]; `PixelsGone` if there is none."""
+
+    def discard(self, key: str) -> None:
+        """Forget one key; unknown keys are fine."""
+
+    def discard_prefix(self, prefix: str) -> None:
+        """Forget every key below `prefix`; an unknown prefix is fine."""
+
+
+def attempt_prefix(job_id: str, attempt: int) -> str:
+    """Return the prefix of all pixels of one attempt at a job."""
+    return f"{job_id}/{attempt}"
+
+
+def pixel_key(job_id: str, attempt: int, row: int, column: int) -> str:
+    """Return the key of one tile's pixels. Attempts never share pixels, so one can be cleared alone."""
+    return f"{attempt_prefix(job_id, attempt)}/{row}-{column}"
+
+
+class LocalPixelStore:
+    """A `PixelStore` in a folder that all services of one host can see."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, pixels: Pixels) -> None:
+        """Store uint8 [h, w, 3] under `key`, replacing what was there."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with draft.open("wb") as file:
+                np.save(file, pixels, allow_pickle=False)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+    def get(self, key: str) -> Pixels:
+        """Return the array stored under `key`, uint8 [h, w, 3]; `PixelsGone` if there is none."""
+        try:
+            pixels: Pixels = np.load(self._path(key), allow_pickle=False)
+        except FileNotFoundError:
+            raise PixelsGone(f"The pixels of tile {key} are no longer in the tile store.") from None
+        return pixels
+
+    def discard(self, key: str) -> None:
+        """Forget one key; unknown keys are fine."""
+        self._path(key).unlink(missing_ok=True)
+
+    def discard_prefix(self, prefix: str) -> None:
+        """Forget every key below `prefix`; an unknown prefix is fine."""
+        folder = self._root / prefix
+        shutil.rmtree(folder, ignore_errors=True)
+        parent = folder.parent
+        if parent != self._root and parent.is_dir() and not any(parent.iterdir()):
+            # Another attempt may be creating its folder this moment; then this one stays.
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        if key.startswith(("/", ".")) or ".." in key.split(os.sep):
+            raise ValueError(f"not a tile key: {key!r}")
+        return self._root / f"{key}.npy"
+

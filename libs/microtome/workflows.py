@@ -1,0 +1,74 @@
+"""Deciding on a workflow against the log.
+
+Promises: a command is decided on the newest state of its workflow, and what it decides is appended
+only if that state is still the newest; a lost race is decided anew. Refuses: to decide anything
+itself (`microtome.domain.workflow` does).
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from microtome.contracts.messages import Message
+from microtome.domain.workflow import Command, Workflow, decide, evolve
+from microtome.errors import ConcurrencyConflict, NotFound
+from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
+from microtome.telemetry.tracing import current_traceparent
+
+# A race is lost only when another writer won it, so some writer always makes progress.
+_TRIES = 20
+
+
+def stream_of(workflow_id: str) -> str:
+    """Return the name of a workflow's stream."""
+    return f"workflow-{workflow_id}"
+
+
+class Workflows:
+    """Executes commands on workflows."""
+
+    def __init__(self, log: EventLog, max_attempts: int) -> None:
+        """`max_attempts`: how often a job may fail for transient reasons, or lose its worker."""
+        self._log = log
+        self._max_attempts = max_attempts
+
+    async def load(self, workflow_id: str) -> tuple[Workflow, int]:
+        """Return a workflow as it is now and the version of its stream; `NotFound` if there is none."""
+        workflow: Workflow | None = None
+        version = 0
+        for stored in await self._log.read_stream(stream_of(workflow_id)):
+            workflow = evolve(workflow, stored.message, stored.at)
+            version = stored.version
+        if workflow is None:
+            raise NotFound
+        return workflow, version
+
+    async def execute(self, workflow_id: str, command: Command) -> tuple[StoredEvent, ...]:
+        """Decide `command` and append what follows; empty if it changes nothing.
+
+        Raises what `decide` raises (`StaleAttempt`, `Conflict`, …), `NotFound`, and
+        `ConcurrencyConflict` after losing many races in a row.
+        """
+        for _ in range(_TRIES):
+            workflow, version = await self.load(workflow_id)
+            events = decide(workflow, command, max_attempts=self._max_attempts)
+            if not events:
+                return ()
+            try:
+                return await self._log.append(
+                    Append(
+                        stream=stream_of(workflow_id),
+                        expected_version=version,
+                        events=tuple(new_event(event, workflow.user_id) for event in events),
+                    )
+                )
+            except ConcurrencyConflict:
+                continue
+        raise ConcurrencyConflict
+
+
+def new_event(message: Message, user_id: str, *, traceparent: str | None = None) -> NewEvent:
+    """Return an event about to be appended; it remembers the trace in which it came to be."""
+    traceparent = traceparent or current_traceparent()
+    meta = {"traceparent": traceparent} if traceparent else {}
+    return NewEvent(event_id=str(uuid.uuid4()), message=message, tenant=user_id, meta=meta)

@@ -1,0 +1,1 @@
+"""Runs the network on tiles of all running jobs and stores their cells."""

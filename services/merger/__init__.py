@@ -1,0 +1,1 @@
+"""Turns the cells of finished tiles into a job's artifacts."""

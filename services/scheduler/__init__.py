@@ -1,0 +1,1 @@
+"""Decides which job starts when, and publishes the log."""

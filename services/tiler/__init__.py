@@ -1,0 +1,1 @@
+"""Plans a job's tiles, decodes them, and feeds them to inference."""
