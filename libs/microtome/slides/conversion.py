@@ -1,0 +1,70 @@
+"""Making a slide of a picture that OpenSlide does not open.
+
+Promises: a lossless, tiled, pyramidal TIFF beside the original, carrying its pixel size and saying where it
+comes from; the original stays as it is. Everything in `slides` then reads the twin in place of the original.
+Refuses: what `flat` refuses; truncated files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import openslide
+
+from microtome.errors import UnreadableSlide
+from microtome.slides.facts import PixelSize
+from microtome.slides.flat import open_flat
+from microtome.slides.opening import converted_path
+from microtome.slides.pyramid import write_pyramid
+from microtome.slides.tiff_layout import check_complete
+
+_MARK = "Microtome conversion "
+
+
+def make_readable(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The file to read in place of `path`, and what was done; the path itself when OpenSlide opens it.
+
+    Raises `UnreadableSlide` or `TooLarge`.
+    """
+    if not path.is_file():
+        raise UnreadableSlide(f"There is no file {path.name}.")
+    twin = converted_path(path)
+    if twin.exists():
+        return twin, tuple(json.loads(_description(twin)[len(_MARK) :])["notes"])
+    check_complete(path)
+    if openslide.OpenSlide.detect_format(path) is not None:
+        return path, ()
+    picture = open_flat(path)
+    size = picture.pixel_size
+    # Said in the file itself, so that the twin explains itself wherever it goes.
+    origin = {"vendor": picture.vendor, "mpp": size.mpp, "mpp_source": size.source, "notes": picture.notes}
+    write_pyramid(
+        twin,
+        picture.width,
+        picture.height,
+        picture.bands(),
+        compression="deflate",
+        mpp=size.mpp,
+        description=_MARK + json.dumps(origin),
+    )
+    return twin, picture.notes
+
+
+def conversion_origin(properties: dict[str, Any]) -> tuple[str, PixelSize, tuple[str, ...]] | None:
+    """Vendor, pixel size and notes of the original, when a slide with these properties was converted."""
+    text = properties.get("tiff.ImageDescription", "")
+    if not text.startswith(_MARK):
+        return None
+    try:
+        origin = json.loads(text[len(_MARK) :])
+        size = PixelSize(origin["mpp"], origin["mpp_source"])
+        return origin["vendor"], size, tuple(origin["notes"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _description(twin: Path) -> str:
+    with openslide.OpenSlide(twin) as slide:
+        return str(slide.properties.get("tiff.ImageDescription", _MARK + '{"notes": []}'))

@@ -1,0 +1,121 @@
+"""Opening a slide with OpenSlide.
+
+Promises: one place that knows which file is really read: the slide, or the pyramid that `conversion` made
+beside it; and a small per-process cache of open slides, safe after a fork and from threads.
+Refuses: anything OpenSlide cannot open, as `UnreadableSlide`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+
+from microtome.errors import TooLarge, UnreadableSlide
+
+CONVERTED_SUFFIX = ".pyramid.tif"
+MAX_SIDE = 1_000_000
+MAX_PIXELS = 200_000_000_000
+MAX_BLOCK_PIXELS = 1 << 26
+_CACHE_SIZE = 8
+
+_cache: OrderedDict[tuple[int, str, int, int], openslide.OpenSlide] = OrderedDict()
+_lock = threading.Lock()
+
+
+def converted_path(path: Path) -> Path:
+    """Where the converted twin of `path` lies, whether or not it exists."""
+    return path.with_name(path.name + CONVERTED_SUFFIX)
+
+
+def readable_path(path: Path) -> Path:
+    """The file whose pixels stand for `path`: its converted twin when there is one, otherwise itself."""
+    twin = converted_path(path)
+    return twin if twin.exists() else path
+
+
+def open_slide(path: Path) -> openslide.OpenSlide:
+    """Open the slide (or its converted twin). Raises `UnreadableSlide`, or `TooLarge` for absurd dimensions."""
+    source = readable_path(path)
+    try:
+        slide = openslide.OpenSlide(source)
+    except FileNotFoundError as error:
+        raise UnreadableSlide(f"There is no file {source.name}.") from error
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise UnreadableSlide(f"{source.name} is in no format that OpenSlide reads.") from error
+    except (openslide.OpenSlideError, OSError) as error:
+        raise UnreadableSlide(f"{source.name} cannot be opened: {error}.") from error
+    width, height = slide.dimensions
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        slide.close()
+        raise TooLarge(f"{source.name} says it has {width} x {height} pixels, more than any slide this reads.")
+    return slide
+
+
+def cached_slide(path: Path) -> openslide.OpenSlide:
+    """As `open_slide`, but one handle per process and file version; do not close it."""
+    source = readable_path(path)
+    try:
+        stat = source.stat()
+    except OSError as error:
+        raise UnreadableSlide(f"There is no file {source.name}.") from error
+    # The process id keeps a forked child from sharing its parent's file offsets and locks.
+    key = (os.getpid(), str(source), stat.st_mtime_ns, stat.st_size)
+    with _lock:
+        slide = _cache.get(key)
+        if slide is None:
+            slide = _cache[key] = open_slide(path)
+            while len(_cache) > _CACHE_SIZE:
+                # Not closed here: a thread may still read from it; it closes when nobody holds it.
+                _cache.popitem(last=False)
+        _cache.move_to_end(key)
+        return slide
+
+
+def forget(slide: openslide.OpenSlide) -> None:
+    """Drop a handle from the cache: after an error OpenSlide answers nothing more through it."""
+    with _lock:
+        for key in [key for key, held in _cache.items() if held is slide]:
+            del _cache[key]
+
+
+def read_block(
+    slide: openslide.OpenSlide, level: int, x: int, y: int, width: int, height: int, name: str = "The slide"
+) -> npt.NDArray[np.uint8]:
+    """Pixels `[height, width, 3]` uint8 of a level, `x`, `y` in pixels of that level, missing parts white.
+
+    Raises `UnreadableSlide` when the data cannot be decoded.
+    """
+    if width * height > MAX_BLOCK_PIXELS:
+        raise TooLarge(f"A block of {width} x {height} pixels is more than is read at once.")
+    downsample = slide.level_downsamples[level]
+    location = (round(x * downsample), round(y * downsample))
+    try:
+        rgba: npt.NDArray[np.uint8] = np.asarray(slide.read_region(location, level, (width, height)))
+    except (openslide.OpenSlideError, OSError) as error:
+        forget(slide)
+        raise UnreadableSlide(
+            f"{name} cannot be read at level {level}, x {x}, y {y}: {error}. It may be damaged or truncated."
+        ) from error
+    return on_white(rgba)
+
+
+def on_white(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Compose `[h, w, 4]` over white into a contiguous `[h, w, 3]`; transparent means never scanned."""
+    alpha = rgba[..., 3]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    weight = alpha[..., None].astype(np.uint16)
+    blended = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
+    return blended.astype(np.uint8)
+
+
+def properties(slide: openslide.OpenSlide) -> dict[str, Any]:
+    """OpenSlide's properties as a plain dict."""
+    return dict(slide.properties)
