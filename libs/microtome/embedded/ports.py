@@ -121,7 +121,7 @@ def holder_of(port: int) -> str | None:
     try:
         for connection in psutil.net_connections(kind="tcp"):
             listens = connection.status == psutil.CONN_LISTEN and bool(connection.laddr)
-            if listens and connection.laddr[1] == port and connection.pid:
+            if listens and tuple(connection.laddr)[-1] == port and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except (psutil.Error, OSError):
         return None
