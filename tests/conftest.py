@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -42,17 +44,34 @@ class ServerThread:
         self._loop.close()
 
 
+def open_folder() -> Path:
+    """A temporary folder that, unlike pytest's own, Postgres can enter when the tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="microtome-test-"))
+    folder.chmod(0o755)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+def servers() -> Iterator[EmbeddedStack]:
     """One NATS and one Postgres for the whole session, without services."""
     thread = ServerThread()
-    stack = EmbeddedStack(tmp_path_factory.mktemp("servers"), services=(), durable=False)
+    home = open_folder()
+    stack = EmbeddedStack(home, services=(), durable=False)
     try:
         thread.run(stack.start())
         yield stack
     finally:
         thread.run(stack.stop())
         thread.close()
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def stack_home() -> Iterator[Path]:
+    """A home for an `EmbeddedStack` of the test's own."""
+    home = open_folder()
+    yield home
+    shutil.rmtree(home)
 
 
 @pytest.fixture(scope="session")

