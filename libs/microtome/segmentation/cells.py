@@ -1,0 +1,162 @@
+"""The cells of one tile, and the file that keeps them.
+
+Promises: a cell is in the tile whose core holds its seed pixel and in no other; its id is that pixel's position on
+the slide, so running a tile again gives the same rows. A file is there whole or not at all (written aside, synced,
+renamed), can be read back without loss, and having no cells is a result like any other.
+Refuses: cells smaller than the model's minimum, judged after ownership; files that are not its own
+(`InvalidRequest`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from microtome.errors import InvalidRequest
+from microtome.segmentation.contours import trace_contours
+from microtome.segmentation.grid import Tile
+from microtome.segmentation.head import find_instances
+from microtome.segmentation.model import Model
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("seed_y", pa.int32(), nullable=False),
+        pa.field("seed_x", pa.int32(), nullable=False),
+        pa.field("area_px", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("ring", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
+    ]
+)
+_FORMAT = b"microtome.cells/1"
+
+
+@dataclass(frozen=True, eq=False)
+class TileCells:
+    """Cells of one tile, sorted by seed (y, then x), in model pixels of the whole slide.
+
+    `seed_y`, `seed_x`, `area_px` int32 [n]; `score` float32 [n], the seed map's value at the seed;
+    `ring_offsets` int32 [n + 1] into `ring_points` int32 [m, 2], (x, y) in half pixels, rings open (see `contours`).
+    `seconds`: wall seconds per stage that made them.
+    """
+
+    row: int
+    column: int
+    seed_y: NDArray[np.int32]
+    seed_x: NDArray[np.int32]
+    area_px: NDArray[np.int32]
+    score: NDArray[np.float32]
+    ring_offsets: NDArray[np.int32]
+    ring_points: NDArray[np.int32]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.seed_y.size)
+
+    def ring(self, index: int) -> NDArray[np.int32]:
+        """Outline of one cell: int32 [k, 2] of (x, y) in half pixels."""
+        return self.ring_points[self.ring_offsets[index] : self.ring_offsets[index + 1]]
+
+    def with_seconds(self, seconds: Mapping[str, float]) -> TileCells:
+        """Return the same cells with more stages' seconds."""
+        return TileCells(
+            self.row, self.column, self.seed_y, self.seed_x, self.area_px, self.score,
+            self.ring_offsets, self.ring_points, {**self.seconds, **seconds},
+        )  # fmt: skip
+
+
+def segment_tile(logits: NDArray[np.float32], tile: Tile, model: Model) -> TileCells:
+    """Find the cells that `tile` owns, from its logits, float32 [5, tile_size, tile_size]."""
+    began = time.perf_counter()
+    valid, core = tile.valid, tile.core
+    # What lies outside the slide is a reflection: it is context for the network, not a place for cells.
+    top, left = valid.y - tile.padded.y, valid.x - tile.padded.x
+    found = find_instances(logits[:, top : top + valid.height, left : left + valid.width], model)
+    seed_y, seed_x = found.seed[:, 0] + np.int32(valid.y), found.seed[:, 1] + np.int32(valid.x)
+    owned = (seed_y >= core.y) & (seed_y < core.y + core.height) & (seed_x >= core.x) & (seed_x < core.x + core.width)
+    grown = time.perf_counter()
+    area, offsets, points = trace_contours(found.labels, found.label[owned], found.box[owned])
+    points += np.array([2 * valid.x, 2 * valid.y], np.int32)
+    large = area >= model.min_size
+    lengths = np.diff(offsets)
+    traced = time.perf_counter()
+    return TileCells(
+        row=tile.row,
+        column=tile.column,
+        seed_y=seed_y[owned][large],
+        seed_x=seed_x[owned][large],
+        area_px=area[large],
+        score=found.score[owned][large],
+        ring_offsets=np.concatenate([[0], np.cumsum(lengths[large])]).astype(np.int32),
+        ring_points=points[np.repeat(large, lengths)],
+        seconds={"head": grown - began, "contours": traced - grown},
+    )
+
+
+def write_cells(cells: TileCells, path: Path) -> None:
+    """Write an Arrow IPC file; `path` appears whole, and survives a crash once this returns."""
+    rings = pa.ListArray.from_arrays(
+        pa.array(cells.ring_offsets * np.int32(2), pa.int32()),
+        pa.array(np.ascontiguousarray(cells.ring_points).ravel(), pa.int32()),
+        type=_SCHEMA.field("ring").type,
+    )
+    metadata = {
+        b"format": _FORMAT,
+        b"row": str(cells.row).encode(),
+        b"column": str(cells.column).encode(),
+        b"seconds": json.dumps(dict(cells.seconds), sort_keys=True).encode(),
+    }
+    columns = [pa.array(column) for column in (cells.seed_y, cells.seed_x, cells.area_px, cells.score)]
+    schema = _SCHEMA.with_metadata(metadata)
+    batch = pa.record_batch([*columns, rings], schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_cells(path: Path) -> TileCells:
+    """Read what `write_cells` wrote. Raises `FileNotFoundError`, or `InvalidRequest` for another kind of file."""
+    try:
+        with pa.OSFile(str(path), "rb") as file:
+            table = pa.ipc.open_file(file).read_all()
+    except pa.ArrowInvalid as error:
+        raise InvalidRequest(f"{path} is not a file of cells: {error}") from error
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"format") != _FORMAT or not table.schema.equals(_SCHEMA):
+        raise InvalidRequest(f"{path} is not a file of cells of this version.")
+    columns = {name: table.column(name).combine_chunks() for name in table.schema.names}
+    rings = columns["ring"]
+    offsets = rings.offsets.to_numpy()
+    return TileCells(
+        row=int(metadata[b"row"]),
+        column=int(metadata[b"column"]),
+        seed_y=columns["seed_y"].to_numpy(),
+        seed_x=columns["seed_x"].to_numpy(),
+        area_px=columns["area_px"].to_numpy(),
+        score=columns["score"].to_numpy(),
+        ring_offsets=((offsets - offsets[0]) // 2).astype(np.int32),
+        ring_points=rings.flatten().to_numpy().reshape(-1, 2),
+        seconds=json.loads(metadata[b"seconds"]),
+    )

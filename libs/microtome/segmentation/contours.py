@@ -1,0 +1,125 @@
+"""Outlines of objects: one simple polygon for each.
+
+Promises: the exterior ring of the object's largest 8-connected piece (of equal ones the first in scan order),
+through the middles of the pixels' edges as marching squares draws it, diagonal neighbours joined. Such a ring never
+touches itself, so it is always valid. Points are int32 (x, y) in half pixels: pixel (x, y) covers
+[2x, 2x + 2] × [2y, 2y + 2]. The first point is the middle of the upper edge of the piece's first pixel in scan
+order, the ring runs clockwise on the screen, the last point is not repeated, no three points lie on one line.
+Refuses: holes, and pieces other than the largest.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _largest_piece(
+    labels: NDArray[np.int32], label: int, y0: int, x0: int, y1: int, x1: int
+) -> tuple[int, int, int, NDArray[np.int32]]:
+    """First pixel and area of the largest piece, and the box with the pieces numbered: y, x, area, int32 [h, w]."""
+    height, width = y1 - y0, x1 - x0
+    piece = np.zeros((height, width), np.int32)
+    queue = np.empty(height * width, np.int32)
+    best_area, best_y, best_x, best, count = 0, 0, 0, 0, 0
+    for y in range(height):
+        for x in range(width):
+            if piece[y, x] != 0 or labels[y0 + y, x0 + x] != label:
+                continue
+            count += 1
+            piece[y, x] = count
+            queue[0] = y * width + x
+            head, tail = 0, 1
+            while head < tail:
+                v = queue[head] // width
+                u = queue[head] - v * width
+                head += 1
+                for b in range(max(0, v - 1), min(height, v + 2)):
+                    for a in range(max(0, u - 1), min(width, u + 2)):
+                        if piece[b, a] == 0 and labels[y0 + b, x0 + a] == label:
+                            piece[b, a] = count
+                            queue[tail] = b * width + a
+                            tail += 1
+            if tail > best_area:
+                best_area, best_y, best_x, best = tail, y, x, count
+    for y in range(height):
+        for x in range(width):
+            piece[y, x] = 1 if piece[y, x] == best else 0
+    return best_y, best_x, best_area, piece
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _inside(piece: NDArray[np.int32], y: int, x: int) -> bool:
+    return 0 <= y < piece.shape[0] and 0 <= x < piece.shape[1] and bool(piece[y, x])
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _trace(piece: NDArray[np.int32], y: int, x: int, out: NDArray[np.int32]) -> int:
+    """Walk along the edges of pixels with the object on the right, starting at the upper edge of (y, x), which is the
+    first pixel in scan order. Writes the ring into `out` int32 [:, 2]; returns its length.
+    """
+    start_y, start_x = y, x
+    # Direction of the walk: 0 right along an upper edge, 1 down along a right edge, 2 left, 3 up.
+    direction, count = 0, 0
+    while True:
+        step_x = 1 if direction == 0 else (-1 if direction == 2 else 0)
+        step_y = 1 if direction == 1 else (-1 if direction == 3 else 0)
+        # The outward side is to the left of the walk.
+        out_x, out_y = step_y, -step_x
+        point_x, point_y = 2 * x + 1 + out_x, 2 * y + 1 + out_y
+        if count >= 2:
+            before_x, before_y = out[count - 1, 0] - out[count - 2, 0], out[count - 1, 1] - out[count - 2, 1]
+            if before_x * (point_y - out[count - 1, 1]) == before_y * (point_x - out[count - 1, 0]):
+                count -= 1
+        out[count, 0], out[count, 1] = point_x, point_y
+        count += 1
+        if _inside(piece, y + step_y + out_y, x + step_x + out_x):
+            y, x = y + step_y + out_y, x + step_x + out_x
+            direction = (direction + 3) % 4
+        elif _inside(piece, y + step_y, x + step_x):
+            y, x = y + step_y, x + step_x
+        else:
+            direction = (direction + 1) % 4
+        if y == start_y and x == start_x and direction == 0:
+            break
+    # The first point is always a corner; the last may lie on the line into it.
+    if count >= 3:
+        last_x, last_y = out[count - 1, 0] - out[count - 2, 0], out[count - 1, 1] - out[count - 2, 1]
+        if last_x * (out[0, 1] - out[count - 1, 1]) == last_y * (out[0, 0] - out[count - 1, 0]):
+            count -= 1
+    return count
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def trace_contours(
+    labels: NDArray[np.int32], label: NDArray[np.int32], box: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Rings of the objects `label` int32 [n] of `labels` int32 [h, w], each within its half-open `box` int32 [n, 4].
+
+    Returns `area` int32 [n] of the largest pieces in pixels, `offsets` int32 [n + 1] and `points` int32 [m, 2]; ring
+    i is points[offsets[i]:offsets[i + 1]]. An object without a pixel has area 0 and an empty ring.
+    """
+    count = label.shape[0]
+    area = np.zeros(count, np.int32)
+    offsets = np.zeros(count + 1, np.int32)
+    points = np.empty((max(64, 48 * count), 2), np.int32)
+    for k in range(count):
+        y0, x0, y1, x1 = box[k, 0], box[k, 1], box[k, 2], box[k, 3]
+        y, x, size, piece = _largest_piece(labels, label[k], y0, x0, y1, x1)
+        area[k] = size
+        used = offsets[k]
+        if size > 0:
+            ring = np.empty((4 * size + 4, 2), np.int32)
+            length = _trace(piece, y, x, ring)
+            if used + length > points.shape[0]:
+                larger = np.empty((2 * (used + length), 2), np.int32)
+                larger[:used] = points[:used]
+                points = larger
+            for i in range(length):
+                points[used + i, 0] = ring[i, 0] + 2 * x0
+                points[used + i, 1] = ring[i, 1] + 2 * y0
+            used += length
+        offsets[k + 1] = used
+    return area, offsets, points[: offsets[count]].copy()

@@ -1,0 +1,99 @@
+"""Running the network.
+
+Promises: uint8 pixels in, float32 logits out, and on one engine the same bits for a tile whatever else is in its
+batch. An engine says what it runs on; when a GPU was there for the asking and could not be used, `note` says so.
+Refuses: pixels whose shape the network would change by rounding, and to fall back in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microtome.errors import ConfigurationError, InvalidRequest, Unavailable
+from microtome.segmentation.grid import STRIDE
+from microtome.segmentation.model import Model
+
+Device = Literal["auto", "cpu", "cuda"]
+# Measured (docs of the benchmark): on a CPU a larger batch only costs memory.
+CPU_BATCH, CUDA_BATCH = 1, 4
+
+
+class Engine(Protocol):
+    """What turns pixels into logits. `infer` may be called from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """What runs, on what, in which precision: `onnxruntime-cpu-fp32`."""
+
+    @property
+    def note(self) -> str | None:
+        """What the user must know about the choice of this engine."""
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles a call is best given."""
+
+    def infer(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Logits float32 [b, 5, h, w] of `pixels` uint8 [b, h, w, 3], each item with its own slide's `low` and
+        `scale` float32 [b, 3]. Raises `InvalidRequest` for other shapes.
+        """
+
+
+class OnnxRuntimeEngine:
+    """The model's network in ONNX Runtime, fp32."""
+
+    def __init__(self, model: Model, device: Device = "auto", threads: int = 0) -> None:
+        """`threads`: cores for one call, 0 for all that this process may use.
+
+        Raises `Unavailable` if `device` is "cuda" and CUDA cannot be used.
+        """
+        import onnxruntime
+
+        if device not in {"auto", "cpu", "cuda"} or threads < 0:
+            raise ConfigurationError(f"There is no engine for device '{device}' with {threads} threads.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.inter_op_num_threads = 1
+        # Waiting threads would take the cores that the head needs beside the network.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        offered = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        wanted = ["CPUExecutionProvider"]
+        if device != "cpu" and offered:
+            wanted.insert(0, "CUDAExecutionProvider")
+        self._session: Any = onnxruntime.InferenceSession(str(model.network), options, providers=wanted)
+        on_cuda = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        if device == "cuda" and not on_cuda:
+            raise Unavailable("CUDA was asked for and ONNX Runtime cannot use it here.")
+        self.name = "onnxruntime-cuda-fp32" if on_cuda else "onnxruntime-cpu-fp32"
+        self.note = (
+            "ONNX Runtime was built for CUDA and could not use it; the network runs on the CPU."
+            if device == "auto" and offered and not on_cuda
+            else None
+        )
+        self.batch_size = CUDA_BATCH if on_cuda else CPU_BATCH
+
+    def infer(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """See `Engine.infer`."""
+        count = pixels.shape[0] if pixels.ndim else 0
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or count == 0:
+            raise InvalidRequest(f"Pixels must be uint8 [b, h, w, 3], not {pixels.dtype} {pixels.shape}.")
+        if pixels.shape[1] % STRIDE or pixels.shape[2] % STRIDE:
+            raise InvalidRequest(f"Height and width must be multiples of {STRIDE}, not {pixels.shape[1:3]}.")
+        if low.shape != (count, 3) or scale.shape != (count, 3):
+            raise InvalidRequest(f"low and scale must be [{count}, 3], not {low.shape} and {scale.shape}.")
+        feed = {
+            "pixels": np.ascontiguousarray(pixels),
+            "low": np.ascontiguousarray(low, np.float32),
+            "scale": np.ascontiguousarray(scale, np.float32),
+        }
+        logits: NDArray[np.float32] = self._session.run(["logits"], feed)[0]
+        return logits

@@ -1,0 +1,75 @@
+"""Where nuclei begin: local maxima of the seed map.
+
+Promises: the same peaks as a maximum filter of width 2·distance+1 in which, of equal values, the first in scan
+order wins. Two peaks are never closer than `distance` + 1 pixels (Chebyshev), and the rule does not depend on
+where the image was cut: far enough from the cut, a shifted image has shifted peaks.
+Refuses: to smooth, to refine below a pixel, or to cap how many peaks there are.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def seed_map(logit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Undo the scaling of the distance target: float32 [h, w] logits to float32 [h, w] seed values.
+
+    Both roundings of float32 are kept, because they make the ties that the peak rule must break.
+    """
+    height, width = logit.shape
+    out = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            out[y, x] = logit[y, x] / np.float32(15.0) + np.float32(0.5)
+    return out
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _is_peak(seeds: NDArray[np.float32], y: int, x: int, distance: int) -> bool:
+    height, width = seeds.shape
+    value = seeds[y, x]
+    # The rows next to the pixel decide nearly always; look there first.
+    for step in range(distance + 1):
+        for side in range(2):
+            if side == 0:
+                row = y - step
+            elif step == 0:
+                continue
+            else:
+                row = y + step
+            if row < 0 or row >= height:
+                continue
+            for column in range(max(0, x - distance), min(width, x + distance + 1)):
+                other = seeds[row, column]
+                if other > value:
+                    return False
+                if other == value and (row < y or (row == y and column < x)):
+                    return False
+    return True
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def find_peaks(seeds: NDArray[np.float32], distance: int, threshold: np.float32) -> NDArray[np.int32]:
+    """Peaks above `threshold`, in scan order: int32 [n, 2] of (y, x)."""
+    height, width = seeds.shape
+    # No two peaks share a block of distance + 1, so this holds them all.
+    room = (height // (distance + 1) + 1) * (width // (distance + 1) + 1)
+    out = np.empty((room, 2), np.int32)
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            value = seeds[y, x]
+            if not value > threshold:
+                continue
+            if x > 0 and seeds[y, x - 1] >= value:
+                continue
+            if x + 1 < width and seeds[y, x + 1] > value:
+                continue
+            if _is_peak(seeds, y, x, distance):
+                out[count, 0] = y
+                out[count, 1] = x
+                count += 1
+    return out[:count].copy()

@@ -1,0 +1,69 @@
+"""Pixels for tiles.
+
+Promises: the pixels of a tile are a pure function of the slide and the tile's place: outside the slide the plane
+goes on as its mirror image, without repeating the edge, and again beyond that, whatever tile is looking.
+Refuses: to open slides. `RegionReader` is what it needs of one; it is only ever asked for what lies inside.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microtome.errors import InvalidRequest
+from microtome.segmentation.grid import Rect
+
+
+class RegionReader(Protocol):
+    """A slide at the model's pixel size. `read` may be called from several threads."""
+
+    @property
+    def width(self) -> int:
+        """Model pixels."""
+
+    @property
+    def height(self) -> int:
+        """Model pixels."""
+
+    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels uint8 [height, width, 3] of a region inside the slide. The same pixel must have the same value
+        in whatever region it is read.
+        """
+
+
+class ArrayReader:
+    """An image in memory as a `RegionReader`."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        """`pixels` uint8 [h, w, 3] at the model's pixel size."""
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+            raise InvalidRequest(f"Pixels must be uint8 [h, w, 3], not {pixels.dtype} {pixels.shape}.")
+        self._pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """See `RegionReader.read`."""
+        if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
+            raise InvalidRequest(f"Region {width} × {height} at ({x}, {y}) is not inside {self.width} × {self.height}.")
+        return self._pixels[y : y + height, x : x + width]
+
+
+def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
+    """Where the plane's coordinates start, …, start + length - 1 lie in an image of `size`: intp [length]."""
+    if size == 1:
+        return np.zeros(length, np.intp)
+    period = 2 * (size - 1)
+    at = np.arange(start, start + length) % period
+    return np.where(at < size, at, period - at).astype(np.intp)
+
+
+def pad_reflect(reader: RegionReader, rect: Rect) -> NDArray[np.uint8]:
+    """Pixels uint8 [height, width, 3] of `rect`, which may lie partly or wholly outside the slide."""
+    if rect.x >= 0 and rect.y >= 0 and rect.x + rect.width <= reader.width and rect.y + rect.height <= reader.height:
+        return reader.read(rect.x, rect.y, rect.width, rect.height)
+    columns, rows = mirrored(rect.x, rect.width, reader.width), mirrored(rect.y, rect.height, reader.height)
+    x, y = int(columns.min()), int(rows.min())
+    source = reader.read(x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1)
+    return source[np.ix_(rows - y, columns - x)]
