@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from microtome.errors import NotFound
-from microtome.slides.opening import cached_slide, readable_path
+from microtome.slides.opening import cached_slide
 from microtome.slides.thumbnail import Pixels, cached_thumbnail, encode_jpeg, view_at
 
 TILE_SIZE = 254
@@ -79,8 +79,7 @@ class DeepZoom:
         return np.pad(pixels, ((0, bottom - bottom_in), (0, right - right_in), (0, 0)), mode="edge")
 
     def _overview(self, width: int, height: int) -> Pixels:
-        modified = readable_path(self.path).stat().st_mtime_ns
-        picture = cached_thumbnail(self.path, modified, min(_OVERVIEW, max(self.width, self.height)))
+        picture = cached_thumbnail(self.path, min(_OVERVIEW, max(self.width, self.height)))
         if picture.shape[:2] == (height, width):
             return picture
         resized: Pixels = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]

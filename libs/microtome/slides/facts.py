@@ -68,7 +68,8 @@ def judge_pixel_size(mpp_x: float | None, mpp_y: float | None, source: MppSource
         return PixelSize(None, "unknown")
     x = mpp_x if mpp_x is not None else mpp_y
     y = mpp_y if mpp_y is not None else mpp_x
-    assert x is not None and y is not None
+    assert x is not None
+    assert y is not None
     low, high = PLAUSIBLE_MPP
     # The comparison also refuses NaN.
     if not (low <= x <= high and low <= y <= high):

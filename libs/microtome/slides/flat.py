@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,11 @@ from PIL import Image
 
 from microtome.errors import TooLarge, UnreadableSlide
 from microtome.slides.facts import PixelSize, judge_pixel_size
+from microtome.slides.opening import on_white
 
 Pixels = npt.NDArray[np.uint8]
+# tifffile declares the numbers in a page's tags as int where they are enumerations.
+_Page: TypeAlias = Any
 
 # PNG and JPEG are decoded whole: 3 bytes per pixel, twice for a moment.
 MAX_WHOLE_PIXELS = 150_000_000
@@ -106,9 +109,7 @@ def _decode_whole(path: Path, has_alpha: bool, deep: bool) -> Pixels:
                 grey = (np.asarray(image).astype(np.uint32) * 255 + 32_767) // 65_535
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
             if has_alpha:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(white, rgba)
+                return on_white(np.asarray(image.convert("RGBA")))
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableSlide(f"{path.name} is damaged or truncated: {error}.") from error
@@ -146,7 +147,7 @@ def _open_tiff(path: Path) -> FlatPicture:
     return FlatPicture(vendor, width, height, size, (*notes, *size.notes), bands)
 
 
-def _check_page(path: Path, page: Any) -> list[str]:
+def _check_page(path: Path, page: _Page) -> list[str]:
     """What has to be said about the page's pixels; raises for those that cannot become RGB."""
     name = page.photometric.name
     if page.dtype is None or page.dtype.name not in {"uint8", "uint16"} or name not in _TO_RGB:
@@ -182,9 +183,9 @@ def _tiff_bands(path: Path) -> Iterator[Pixels]:
             raise UnreadableSlide(f"{path.name} is damaged or truncated: {error}.") from error
 
 
-def _contiguous(page: Any) -> Iterator[npt.NDArray[Any]]:
+def _contiguous(page: _Page) -> Iterator[npt.NDArray[Any]]:
     """Rows of an uncompressed picture, straight from the file."""
-    offset, _ = page.is_contiguous
+    offset = page.dataoffsets[0]
     file = page.parent.filehandle
     dtype = page.dtype.newbyteorder(page.parent.byteorder)
     for y in range(0, page.imagelength, 256):
@@ -195,11 +196,12 @@ def _contiguous(page: Any) -> Iterator[npt.NDArray[Any]]:
         yield np.frombuffer(data, dtype).reshape(shape)
 
 
-def _segments(page: Any) -> Iterator[npt.NDArray[Any]]:
+def _segments(page: _Page) -> Iterator[npt.NDArray[Any]]:
     """One row of strips or tiles after the other, decoded."""
     rows = page.tilelength if page.is_tiled else page.rowsperstrip
     across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
-    file = page.parent.filehandle
+    # Looked up before the loop: finding out how to decode moves the file's position.
+    decode, tables, file = page.decode, page.jpegtables, page.parent.filehandle
     for first in range(0, len(page.dataoffsets), across):
         y = first // across * rows
         height = min(rows, page.imagelength - y)
@@ -209,7 +211,7 @@ def _segments(page: Any) -> Iterator[npt.NDArray[Any]]:
             if count == 0:
                 continue
             file.seek(page.dataoffsets[index])
-            decoded, place, _ = page.decode(file.read(count), index, jpegtables=page.jpegtables)
+            decoded, place, _ = decode(file.read(count), index, jpegtables=tables)
             if decoded is None:
                 continue
             left = place[3]
@@ -218,24 +220,25 @@ def _segments(page: Any) -> Iterator[npt.NDArray[Any]]:
         yield band
 
 
-def _rgb(raw: npt.NDArray[Any], page: Any) -> npt.NDArray[Any]:
+def _rgb(raw: npt.NDArray[Any], _: _Page) -> npt.NDArray[Any]:
     return raw[..., :3]
 
 
-def _grey(raw: npt.NDArray[Any], page: Any) -> npt.NDArray[Any]:
+def _grey(raw: npt.NDArray[Any], _: _Page) -> npt.NDArray[Any]:
     return np.repeat(raw[..., :1], 3, axis=2)
 
 
-def _inverted(raw: npt.NDArray[Any], page: Any) -> npt.NDArray[Any]:
+def _inverted(raw: npt.NDArray[Any], _: _Page) -> npt.NDArray[Any]:
     return np.repeat(np.iinfo(raw.dtype).max - raw[..., :1], 3, axis=2)
 
 
-def _palette(raw: npt.NDArray[Any], page: Any) -> npt.NDArray[Any]:
+def _palette(raw: npt.NDArray[Any], page: _Page) -> npt.NDArray[Any]:
     colours = (np.asarray(page.colormap).T >> 8).astype(raw.dtype)
-    return colours[raw[..., 0]]
+    mapped: npt.NDArray[Any] = colours[raw[..., 0]]
+    return mapped
 
 
-_TO_RGB: dict[str, Callable[[npt.NDArray[Any], Any], npt.NDArray[Any]]] = {
+_TO_RGB: dict[str, Callable[[npt.NDArray[Any], _Page], npt.NDArray[Any]]] = {
     "RGB": _rgb,
     "YCBCR": _rgb,
     "MINISBLACK": _grey,
@@ -244,7 +247,7 @@ _TO_RGB: dict[str, Callable[[npt.NDArray[Any], Any], npt.NDArray[Any]]] = {
 }
 
 
-def _to_rgb(raw: npt.NDArray[Any], page: Any) -> Pixels:
+def _to_rgb(raw: npt.NDArray[Any], page: _Page) -> Pixels:
     pixels = _eight_bits(_TO_RGB[page.photometric.name](raw, page))
     if page.samplesperpixel in {2, 4}:
         alpha = _eight_bits(raw[..., -1:]).astype(np.uint16)
@@ -273,7 +276,7 @@ def _ome_pixel_size(description: str) -> PixelSize | None:
     return size if size.mpp is not None or size.notes else None
 
 
-def _tag_pixel_size(page: Any) -> PixelSize:
+def _tag_pixel_size(page: _Page) -> PixelSize:
     """The pixel size of the resolution tags; 72 or 96 dpi are a printer's and count as unknown."""
     unit = page.tags.valueof(296, 2)
     across, down = page.tags.valueof(282), page.tags.valueof(283)

@@ -7,7 +7,6 @@ Refuses: anything but 8-bit RGB.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ def write_pyramid(
                 levels[0].next.finish()
             for level in levels[1:]:
                 _write_level(writer, level, level.spooled(), encoder, mpp, None)
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 @dataclass(frozen=True, slots=True)

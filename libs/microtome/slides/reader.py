@@ -33,10 +33,15 @@ class RegionReader(Protocol):
     """What an engine needs of a slide: its size and its pixels, in model pixels."""
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """In model pixels."""
+
     @property
-    def height(self) -> int: ...
-    def read(self, x: int, y: int, width: int, height: int) -> Pixels: ...
+    def height(self) -> int:
+        """In model pixels."""
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """`[height, width, 3]` uint8, reflected outside of the slide."""
 
 
 class SlideReader:
@@ -91,11 +96,13 @@ class SlideReader:
 
     def to_level0(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Points `[…, 2]` (x, y) that name pixel centres, from model pixels to level-0 pixels."""
-        return (points + 0.5) * np.asarray(self.scale) - 0.5
+        mapped: npt.NDArray[np.float64] = (points + 0.5) * np.asarray(self.scale) - 0.5
+        return mapped
 
     def edges_to_level0(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Points `[…, 2]` (x, y) that lie on pixel edges, from model pixels to level-0 pixels."""
-        return points * np.asarray(self.scale)
+        mapped: npt.NDArray[np.float64] = points * np.asarray(self.scale)
+        return mapped
 
 
 @lru_cache(maxsize=8)

@@ -77,16 +77,18 @@ def resample(source: Pixels, rows: Taps, columns: Taps, top: int, left: int) -> 
     """Weigh `source` `[h, w, 3]`, whose first pixel is (`left`, `top`) of the level, into `[rows, columns, 3]`."""
     flat = source.reshape(source.shape[0], -1)
     tall = _weigh_rows(np.ascontiguousarray(flat), rows.first - top, rows.weights)
-    return _weigh_columns(tall, columns.first - left, columns.weights)
+    out: Pixels = _weigh_columns(tall, columns.first - left, columns.weights)
+    return out
 
 
 def box_mean(source: Pixels, factor: int) -> Pixels:
-    """Exact means, rounded half up, of `factor` x `factor` boxes of `[h, w, 3]`; boxes at the far edges may be smaller."""
-    return _box_mean(np.ascontiguousarray(source), factor)
+    """Exact means, rounded half up, of boxes of `factor` x `factor` pixels; smaller ones at the far edges."""
+    out: Pixels = _box_mean(np.ascontiguousarray(source), factor)
+    return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _weigh_rows(source, first, weights):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+@numba.njit(cache=True, nogil=True)
+def _weigh_rows(source: Pixels, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> npt.NDArray[np.uint16]:
     length = source.shape[1]
     out = np.empty((first.shape[0], length), np.uint16)
     total = np.empty(length, np.uint32)
@@ -104,8 +106,10 @@ def _weigh_rows(source, first, weights):  # type: ignore[no-untyped-def]  # prag
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _weigh_columns(source, first, weights):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+@numba.njit(cache=True, nogil=True)
+def _weigh_columns(
+    source: npt.NDArray[np.uint16], first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]
+) -> Pixels:
     half = np.uint32(1 << 21)
     out = np.empty((source.shape[0], first.shape[0], 3), np.uint8)
     for i in range(source.shape[0]):
@@ -127,8 +131,8 @@ def _weigh_columns(source, first, weights):  # type: ignore[no-untyped-def]  # p
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _box_mean(source, factor):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+@numba.njit(cache=True, nogil=True)
+def _box_mean(source: Pixels, factor: int) -> Pixels:
     height, width = source.shape[0], source.shape[1]
     out = np.empty(((height + factor - 1) // factor, (width + factor - 1) // factor, 3), np.uint8)
     for i in range(out.shape[0]):

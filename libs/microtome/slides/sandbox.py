@@ -28,7 +28,7 @@ async def inspect_sandboxed(
 
     Raises `UnreadableSlide` (also when the child crashes or takes longer than `timeout_s`) or `TooLarge`.
     """
-    command = [sys.executable, "-m", "microtome.slides.intake", str(path.absolute())]
+    command = [sys.executable, "-m", "microtome.slides.intake", str(path)]
     command += ["--memory-bytes", str(memory_bytes), "--cpu-seconds", str(int(timeout_s * 2) + 1)]
     if sha256 is not None:
         command += ["--sha256", sha256]
@@ -60,8 +60,10 @@ async def inspect_sandboxed(
 
 def _environment() -> dict[str, str]:
     """Little of the parent's environment: no secrets, and one thread per library, whose stacks count as memory."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG", "NUMBA_CACHE_DIR") if name in os.environ}
-    threads = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG", "NUMBA_CACHE_DIR") if name in os.environ
+    }
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     return {**kept, **threads, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 

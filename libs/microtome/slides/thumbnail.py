@@ -16,7 +16,7 @@ from PIL import Image
 
 from microtome.errors import InvalidRequest
 from microtome.slides.level import LevelView
-from microtome.slides.opening import cached_slide
+from microtome.slides.opening import cached_slide, readable_path
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -59,9 +59,13 @@ def view_at(path: Path, downsample: float) -> LevelView:
     return LevelView(path, level, width, height, float(round(step)) if abs(step - round(step)) < 1e-9 else step)
 
 
+def cached_thumbnail(path: Path, max_size: int) -> Pixels:
+    """As `thumbnail`, kept by this process for this version of the file; it cannot be written into."""
+    return _kept(path, max_size, readable_path(path).stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def cached_thumbnail(path: Path, modified_ns: int, max_size: int) -> Pixels:
-    """As `thumbnail`, kept by this process for this version of the file; do not write into it."""
+def _kept(path: Path, max_size: int, _modified_ns: int) -> Pixels:
     picture = thumbnail(path, max_size)
     picture.setflags(write=False)
     return picture

@@ -40,7 +40,7 @@ class _Format:
         return self.order + ("Q" if self.big else "H")
 
 
-class _Truncated(Exception):
+class _TruncatedError(Exception):
     pass
 
 
@@ -62,7 +62,7 @@ def check_complete(path: Path) -> None:
             return
         try:
             _walk(file, form, head, size)
-        except _Truncated as error:
+        except _TruncatedError as error:
             raise UnreadableSlide(
                 f"The file is truncated: {error}. It has {size:,} bytes; copy or upload it again."
             ) from error
@@ -106,7 +106,7 @@ def _check_directory(file: BinaryIO, form: _Format, at: int, size: int) -> tuple
     if offsets is not None and counts is not None and offsets.size == counts.size:
         missing = int(np.count_nonzero(offsets + counts > size))
         if missing:
-            raise _Truncated(f"{missing:,} of {offsets.size:,} blocks of image data lie beyond its end")
+            raise _TruncatedError(f"{missing:,} of {offsets.size:,} blocks of image data lie beyond its end")
     return _unpack(form.pointer, table[-field:]), children
 
 
@@ -121,7 +121,7 @@ def _values(
         offset = _unpack(form.pointer, inline)
         if kind not in _TYPES:
             if offset + length > size:
-                raise _Truncated("a part of its header lies beyond its end")
+                raise _TruncatedError("a part of its header lies beyond its end")
             return None
         data = _read(file, offset, length, size, "a list of blocks")
     if kind not in _TYPES:
@@ -131,7 +131,7 @@ def _values(
 
 def _read(file: BinaryIO, at: int, length: int, size: int, what: str) -> bytes:
     if at + length > size:
-        raise _Truncated(f"{what} lies beyond its end")
+        raise _TruncatedError(f"{what} lies beyond its end")
     file.seek(at)
     return file.read(length)
 

@@ -1,0 +1,76 @@
+"""Keeping tissue masks.
+
+Promises: a mask appears under its name only when complete, and loads as it was saved; the bytes depend on the
+mask alone. As PNG it is black and white, one pixel per mask pixel.
+Refuses: files that are no mask of this version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from microtome.errors import NotFound, UnreadableSlide
+from microtome.tissue.mask import TissueMask, TissueParameters
+
+_VERSION = 1
+
+
+def save_mask(mask: TissueMask, path: Path) -> None:
+    """Write the mask as `.npz`, atomically."""
+    head = {
+        "version": _VERSION,
+        "level0_width": mask.level0_width,
+        "level0_height": mask.level0_height,
+        "downsample": mask.downsample,
+        "mpp": mask.mpp,
+        "threshold": mask.threshold,
+        "parameters": asdict(mask.parameters),
+        "notes": mask.notes,
+    }
+    packed = np.packbits(mask.bits, axis=1)
+    text = np.frombuffer(json.dumps(head, sort_keys=True).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".mask-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, head=text, bits=packed, shape=np.asarray(mask.bits.shape, np.int64))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_mask(path: Path) -> TissueMask:
+    """Read a mask. Raises `NotFound` when there is none, `UnreadableSlide` when the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            head = json.loads(stored["head"].tobytes())
+            height, width = (int(side) for side in stored["shape"])
+            bits = np.unpackbits(stored["bits"], axis=1, count=width).astype(np.bool_)
+        if head.pop("version") != _VERSION or bits.shape != (height, width):
+            raise UnreadableSlide(f"{path.name} is a tissue mask of another version.")
+        parameters, notes = TissueParameters(**head.pop("parameters")), tuple(head.pop("notes"))
+        across, down = head.pop("downsample")
+        return TissueMask(bits=bits, downsample=(across, down), parameters=parameters, notes=notes, **head)
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no tissue mask {path.name}.") from error
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UnreadableSlide(f"{path.name} is not a readable tissue mask: {error}.") from error
+
+
+def encode_png(mask: TissueMask) -> bytes:
+    """The mask as a 1-bit PNG: white is tissue."""
+    out = BytesIO()
+    Image.fromarray(mask.bits.astype(np.uint8) * 255).convert("1").save(out, "PNG", optimize=True)
+    return out.getvalue()
