@@ -1,0 +1,223 @@
+"""Connections to Postgres.
+
+Promises: a pool that outlives restarts of the server; every failure to reach it is `Unavailable`,
+every clash of writers `ConcurrencyConflict`, every broken invariant `Conflict` with its name.
+A transaction left open is ended by the server, because an idle writer holds back all readers of the log.
+Refuses: to retry. Only the caller knows whether doing it again is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
+
+import asyncpg
+import orjson
+
+from microtome.errors import ConcurrencyConflict, ConfigurationError, Conflict, InvalidRequest, Unavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+_LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Isolation = Literal["read_committed", "repeatable_read"]
+
+IDLE_IN_TRANSACTION_SECONDS = 10
+COMMAND_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+
+_CLASH = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.UniqueViolationError,
+    asyncpg.LockNotAvailableError,
+)
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # asyncpg raises it when the connection died between two statements.
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+@asynccontextmanager
+async def typed_errors() -> AsyncIterator[None]:
+    """Turn what Postgres and the network raise into the errors of Microtome."""
+    try:
+        yield
+    except _CLASH as error:
+        raise ConcurrencyConflict(f"another transaction was first ({_name(error)}); read again") from error
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise Conflict(f"the database refuses: {_name(error)}") from error
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise ConfigurationError(f"Postgres refuses the connection: {error}") from error
+    except asyncpg.DataError as error:
+        raise InvalidRequest(f"a value cannot be stored: {error}") from error
+    except _AWAY as error:
+        # The driver's own word for a value that its codec cannot send.
+        if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+            raise InvalidRequest(f"a value cannot be stored: {error}") from error
+        raise Unavailable(f"Postgres does not answer: {error or type(error).__name__}") from error
+
+
+def _name(error: asyncpg.PostgresError) -> str:
+    return str(getattr(error, "constraint_name", None) or error)
+
+
+async def prepare(connection: Connection) -> None:
+    """Make a connection speak JSON: jsonb columns read and write plain Python values."""
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: orjson.dumps(value).decode(),
+        decoder=orjson.loads,
+        format="text",
+    )
+
+
+class Database:
+    """A pool of connections to one Postgres database."""
+
+    def __init__(self, url: str, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self.url = url
+        self._pool = pool
+
+    @classmethod
+    async def connect(cls, url: str, *, connections: int = 8, name: str = "microtome") -> Self:
+        """Open a pool of at most `connections`. Raises `Unavailable` or `ConfigurationError`."""
+        async with typed_errors():
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=connections,
+                init=prepare,
+                timeout=CONNECT_SECONDS,
+                command_timeout=COMMAND_SECONDS,
+                server_settings={
+                    "application_name": name,
+                    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+                },
+            )
+        return cls(url, pool)
+
+    async def close(self) -> None:
+        """Give all connections back; those in use are cut off after a few seconds."""
+        try:
+            await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
+        except (TimeoutError, *_AWAY):
+            self._pool.terminate()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection outside any transaction. Raises the errors of `typed_errors`."""
+        async with typed_errors(), self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self, isolation: Isolation = "read_committed") -> AsyncIterator[Connection]:
+        """Borrow a connection inside a transaction: committed at the end, rolled back by any exception."""
+        async with self.connection() as connection, connection.transaction(isolation=isolation):
+            yield connection
+
+
+class Listener:
+    """Counts the wake-ups of one NOTIFY channel; reconnects for ever.
+
+    A reconnect counts as a wake-up too, because some may have been missed.
+    """
+
+    def __init__(self, url: str, channel: str) -> None:
+        self._url = url
+        self._channel = channel
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+        self.count = 0
+
+    def start(self) -> None:
+        """Begin to listen in the background."""
+        self._task = asyncio.create_task(self._run(), name=f"listen {self._channel}")
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def beyond(self, count: int, timeout: float) -> int:  # noqa: ASYNC109 - the timeout is an outcome
+        """Wait until the count exceeds `count`, at most `timeout` seconds; return the count."""
+        async with self._changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(lambda: self.count > count), timeout)
+            return self.count
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self.count += 1
+            self._changed.notify_all()
+
+    async def _run(self) -> None:
+        delay = 0.1
+        while True:
+            try:
+                await self._listen()
+                delay = 0.1
+            except (*_AWAY, asyncpg.PostgresError) as error:
+                _LOG.warning("listening to %s failed: %s", self._channel, error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
+
+    async def _listen(self) -> None:
+        connection = await asyncpg.connect(
+            self._url, timeout=CONNECT_SECONDS, server_settings={"application_name": "microtome-listener"}
+        )
+        signals: asyncio.Queue[bool] = asyncio.Queue()
+        try:
+            connection.add_termination_listener(lambda *_: signals.put_nowait(False))
+            await connection.add_listener(self._channel, lambda *_: signals.put_nowait(True))
+            await self._wake()
+            while await self._next(signals, connection):
+                while not signals.empty() and signals.get_nowait():
+                    pass  # a burst is one wake-up
+                await self._wake()
+        finally:
+            connection.terminate()
+
+    @staticmethod
+    async def _next(signals: asyncio.Queue[bool], connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+        """Return True at a notification, False when the connection has ended."""
+        while True:
+            try:
+                return await asyncio.wait_for(signals.get(), 10.0)
+            except TimeoutError:
+                # A half-open connection looks like a quiet one until it is asked something.
+                await connection.execute("select 1", timeout=CONNECT_SECONDS)
+
+
+async def retrying(attempt: Callable[[], Awaitable[T]], *, times: int = 8) -> T:
+    """Call again while transactions clash, a few times; for statements that are safe to repeat."""
+    for number in range(times - 1):
+        try:
+            return await attempt()
+        except ConcurrencyConflict:
+            await asyncio.sleep(0.005 * 2**number)
+    return await attempt()

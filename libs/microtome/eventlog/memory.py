@@ -1,0 +1,102 @@
+"""The event log in memory: the twin of the Postgres log for tests.
+
+Promises: the same laws, checked by the same tests. Refuses: to outlive its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from microtome.contracts.codec import from_json, to_json
+from microtome.eventlog.log import (
+    START,
+    Append,
+    Cursor,
+    Projection,
+    StoredEvent,
+    already_stored,
+    check_appends,
+    check_versions,
+)
+
+
+class MemoryEventLog:
+    """An `EventLog` in a list. Projections get None for a connection."""
+
+    def __init__(self, projections: Sequence[Projection[None]] = ()) -> None:
+        self._projections = tuple(projections)
+        self._events: list[StoredEvent] = []
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._count = 0
+        self._seen: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+
+    async def append(self, *appends: Append) -> tuple[StoredEvent, ...]:
+        """Store all events or none; see `EventLog.append`."""
+        check_appends(appends)
+        async with self._lock:
+            known = {event.event_id: event for event in self._events}
+            repeated = already_stored(appends, known if self._any_known(appends) else {})
+            if repeated is not None:
+                return repeated
+            check_versions(appends, {event.stream: event.version for event in self._events})
+            stored = self._stored(appends)
+            for event in stored:
+                for projection in self._projections:
+                    await projection.apply(None, event)
+            self._events.extend(stored)
+        async with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+        return tuple(stored)
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> tuple[StoredEvent, ...]:
+        """Return the events of a stream; see `EventLog.read_stream`."""
+        return tuple(event for event in self._events if event.stream == stream and event.version > after_version)
+
+    async def read_all(self, after: Cursor = START, limit: int = 1000) -> tuple[StoredEvent, ...]:
+        """Return events of all streams; see `EventLog.read_all`."""
+        return tuple([event for event in self._events if event.cursor > after][:limit])
+
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - see the protocol
+        """Sleep until something may have been appended; see `EventLog.wait`."""
+        task = asyncio.current_task()
+        if task is None:  # cannot be: a coroutine that awaits runs in a task
+            raise RuntimeError("wait needs a running task")
+        seen = self._seen.get(task, 0)
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._count > seen), timeout)
+            except TimeoutError:
+                return False
+            self._seen[task] = self._count
+            return True
+
+    def _any_known(self, appends: tuple[Append, ...]) -> bool:
+        new = {event.event_id for append in appends for event in append.events}
+        return any(event.event_id in new for event in self._events)
+
+    def _stored(self, appends: tuple[Append, ...]) -> list[StoredEvent]:
+        # Like a transaction: one xid for all events of an append.
+        last = self._events[-1].cursor if self._events else START
+        stored: list[StoredEvent] = []
+        for append in appends:
+            for number, event in enumerate(append.events, start=1):
+                stored.append(
+                    StoredEvent(
+                        cursor=Cursor(last.xid + 1, last.position + len(stored) + 1),
+                        stream=append.stream,
+                        version=append.expected_version + number,
+                        event_id=event.event_id,
+                        tenant=event.tenant,
+                        # Through JSON and back, as the real log does.
+                        message=from_json(type(event.message), to_json(event.message)),
+                        meta=dict(event.meta),
+                        at=datetime.now(UTC),
+                    )
+                )
+        return stored

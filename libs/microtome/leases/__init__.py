@@ -1,0 +1,1 @@
+"""Who works on a job right now, by the clock of the database."""

@@ -1,0 +1,1 @@
+"""Tables that answer questions: folded from the log, rebuilt from it at any time."""

@@ -1,0 +1,1 @@
+"""From the log to the bus: the log is the outbox."""
