@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import TypeVar
 
 from microtome.contracts.messages import (
-    Event,
     JobAttemptLost,
     JobCancelled,
     JobFailed,
@@ -22,6 +21,7 @@ from microtome.contracts.messages import (
     JobRetried,
     JobStarted,
     JobSucceeded,
+    Message,
     SeatGranted,
     SeatReleased,
     WorkflowSubmitted,
@@ -71,7 +71,7 @@ class Cluster:
     """When an active user's latest job started; whose turn it is among equals follows from it."""
 
 
-def evolve(cluster: Cluster, event: Event, at: datetime, stream: str) -> Cluster:
+def evolve(cluster: Cluster, event: Message, at: datetime, stream: str) -> Cluster:
     """Return the cluster after `event` of `stream`, a fact since `at`; raises NotFound for an unknown workflow."""
     cluster = replace(cluster, moment=cluster.moment + 1)
     if isinstance(event, WorkflowSubmitted):

@@ -45,7 +45,7 @@ class WorkflowStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why the last attempt came to nothing."""
+    """Why an attempt came to nothing."""
 
     code: str
     detail: str
@@ -69,6 +69,7 @@ class Job:
     not_before: datetime | None = None
     """A pending job starts no earlier than this."""
     error: JobError | None = None
+    """Why an earlier attempt failed or was lost, until one succeeds or the user retries."""
     result: JobResult | None = None
     planned: JobPlanned | None = None
     """The plan of the current attempt."""

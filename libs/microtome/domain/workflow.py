@@ -19,6 +19,7 @@ from microtome.contracts.messages import (
     JobRetried,
     JobStarted,
     JobSucceeded,
+    Message,
     WorkflowSubmitted,
 )
 from microtome.domain import graph
@@ -207,7 +208,7 @@ def _retry(workflow: Workflow, command: Retry) -> tuple[Event, ...]:
     return (JobRetried(job_id=job.job_id),)
 
 
-def evolve(workflow: Workflow | None, event: Event, at: datetime) -> Workflow:
+def evolve(workflow: Workflow | None, event: Message, at: datetime) -> Workflow:
     """Return the state after `event`, which became a fact at `at`; raises NotFound for an event out of nowhere."""
     if isinstance(event, WorkflowSubmitted):
         jobs = {spec.job_id: Job(spec=spec, order=order) for order, spec in enumerate(event.jobs)}
@@ -225,7 +226,7 @@ def evolve(workflow: Workflow | None, event: Event, at: datetime) -> Workflow:
     return replace(workflow, jobs={**workflow.jobs, job.job_id: job})
 
 
-def _evolve_job(workflow: Workflow, event: Event, at: datetime) -> Job:
+def _evolve_job(workflow: Workflow, event: Message, at: datetime) -> Job:
     match event:
         case JobStarted():
             return Job(
@@ -235,6 +236,7 @@ def _evolve_job(workflow: Workflow, event: Event, at: datetime) -> Job:
                 attempt=event.attempt,
                 slot=event.slot,
                 failures=job.failures,
+                error=job.error,
                 started_at=at,
             )
         case JobPlanned():
