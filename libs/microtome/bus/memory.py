@@ -9,6 +9,7 @@ Refuses: to outlive its process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class MemoryBroker:
         self.streams = {spec.name: _Stream(spec) for spec in topology.streams}
         self.listeners: dict[Subscription, str] = {}
         self.readers: dict[Subscription, str] = {}
-        self.changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str]) -> Published:
         """Stores in the stream of `subject` and wakes readers. Raises: Unavailable if none has it."""
@@ -70,14 +71,20 @@ class MemoryBroker:
                 published = stream.store(subject, payload, headers)
                 if not published.duplicate:
                     self._tell_readers(stream.messages[published.sequence].message)
-                await self.wake()
+                self.wake()
                 return published
         raise Unavailable(f"No stream takes {subject!r}.")
 
-    async def wake(self) -> None:
-        """Lets whoever waits for messages look again."""
-        async with self.changed:
-            self.changed.notify_all()
+    def wake(self) -> None:
+        """Let whoever waits for messages look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self, timeout_s: float) -> None:
+        """Return at the next `wake`, or after `timeout_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     def _tell_readers(self, message: Message) -> None:
         for subscription, pattern in list(self.readers.items()):
@@ -100,7 +107,7 @@ class _MemoryDelivery:
     async def nak(self, delay_s: float) -> None:
         if self._current():
             self.stored.due = time.monotonic() + delay_s
-            await self.broker.wake()
+            self.broker.wake()
 
     async def term(self) -> None:
         await self.ack()
@@ -128,15 +135,11 @@ class _MemorySource:
             left = deadline - time.monotonic()
             if ready or left <= 0:
                 return ready
-            async with self._broker.changed:
-                try:
-                    # Waiting times end without a notification, so look again soon.
-                    await asyncio.wait_for(self._broker.changed.wait(), min(left, 0.05))
-                except TimeoutError:
-                    pass
+            # Waiting times end without a notification, so look again soon.
+            await self._broker.changed(min(left, 0.05))
 
     async def close(self) -> None:
-        await self._broker.wake()
+        self._broker.wake()
 
     def _ready(self, limit: int) -> list[InFlight]:
         now = time.monotonic()

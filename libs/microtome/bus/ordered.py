@@ -43,6 +43,7 @@ class OrderedReader:
         self._created: datetime | None = None
         self._inbox: PullInbox | None = None
         self._consumer_sequence = 0
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self.subscription = Subscription(self._close)
 
@@ -53,6 +54,7 @@ class OrderedReader:
         return self.subscription
 
     async def _close(self) -> None:
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -60,7 +62,7 @@ class OrderedReader:
             await self._inbox.close()
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 if self._inbox is None:
                     await self._open()

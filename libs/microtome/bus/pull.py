@@ -147,7 +147,8 @@ class PullInbox:
         while len(self._arrived) < wanted and self._status is None:
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._changed.wait()
             except TimeoutError:
                 return
         self._judge_status()

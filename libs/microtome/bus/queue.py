@@ -156,6 +156,7 @@ class PullQueue:
         self._publish = publish
         self._on_dead = on_dead
         self._held: dict[tuple[int, bytes], Delivery] = {}
+        self._closed = False
         self._heartbeats = asyncio.create_task(self._beat(), name=f"heartbeats {spec.durable}")
 
     @property
@@ -190,6 +191,7 @@ class PullQueue:
 
     async def abandon(self) -> None:
         """Stops the heartbeats and lets go; what is held comes again after `ack_wait_s`."""
+        self._closed = True
         self._heartbeats.cancel()
         await asyncio.gather(self._heartbeats, return_exceptions=True)
         await self._source.close()
@@ -237,7 +239,7 @@ class PullQueue:
         )
 
     async def _beat(self) -> None:
-        while True:
+        while not self._closed:
             await asyncio.sleep(self.spec.heartbeat_s)
             for delivery in self.held:
                 try:

@@ -78,7 +78,8 @@ class Worker:
         await self._queue.close()
 
     async def _run(self) -> None:
-        while True:
+        # The flag, because libraries below may swallow a cancellation (asyncio.wait_for did until 3.12).
+        while not self._stopping:
             free = self._concurrency - len(self._tasks)
             if free == 0:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -89,6 +90,8 @@ class Worker:
                 log.warning("no messages can be fetched: %s", error)
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
+            if self._stopping:
+                return  # closing the queue sends them back
             for delivery in deliveries:
                 task = asyncio.create_task(self._work(delivery))
                 self._tasks.add(task)
