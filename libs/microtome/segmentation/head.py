@@ -50,8 +50,10 @@ class Instances:
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def _sigmoid(value: np.float32) -> np.float32:
-    # Through double precision: the float32 result does not depend on whose exp it is.
-    return np.float32(1.0 / (1.0 + math.exp(-np.float64(value))))
+    # 1 + exp and its inverse are rounded to float32 as the reference rounds them: near 1 that decides which values
+    # are equal. The exponential itself goes through double precision, so that it does not depend on whose exp it is.
+    one = np.float32(1.0)
+    return np.float32(one / (one + np.float32(math.exp(-np.float64(value)))))
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -395,7 +397,7 @@ def _smallest_logit(probability: np.float32) -> np.float32:
     """Find the smallest float32 whose float32 sigmoid reaches `probability`."""
 
     def reaches(logit: np.float32) -> bool:
-        return bool(np.float32(1.0 / (1.0 + math.exp(-float(logit)))) >= probability)
+        return bool(_sigmoid(logit) >= probability)
 
     at = np.float32(math.log(float(probability) / (1.0 - float(probability))))
     while reaches(at):
