@@ -23,14 +23,12 @@ def ink(rgb: npt.NDArray[np.uint8], mpp: float) -> Bits:
     """`[h, w]` bool: pixels of `[h, w, 3]` uint8 at `mpp` µm per pixel that are ink or black, rims included."""
     red, green, blue = (rgb[..., i].astype(np.int16) for i in range(3))
     # Hematoxylin and eosin both take most from green, so that green is never the strongest channel of tissue.
-    greenish = (green > red + 24) & (green > blue - 16) & (np.minimum(red, blue) < 200)
+    greenish = (green > red + 24) & (green > blue) & (np.minimum(red, blue) < 200)
     bluish = (blue > 100) & (blue - red > 80) & (blue - green > 20) & (red < 110)
     # Eosin this strong would be dark in red too.
     reddish = (red > 130) & (green < 90) & (blue < 110) & (red - np.maximum(green, blue) > 80)
     dark = np.maximum(np.maximum(red, green), blue) < 95
-    size = _odd(STROKE_UM / mpp)
-    broad = _opened(reddish | bluish | dark, size)
-    core = broad | _opened(greenish, max(3, _odd(STROKE_UM / mpp / 3)))
+    core = opened(reddish | bluish | dark, STROKE_UM / mpp) | opened(greenish, max(3, STROKE_UM / mpp / 3))
     if not core.any():
         return core
     near = cv2.dilate(core.astype(np.uint8), _disc(_odd(2 * RIM_UM / mpp))) > 0
@@ -51,9 +49,9 @@ def _rims(rgb: npt.NDArray[np.uint8], core: Bits) -> Bits:
     return result
 
 
-def _opened(bits: Bits, size: int) -> Bits:
-    """What is left of `bits` where a disc of `size` pixels fits in; a picture's frame does not count as an end."""
-    margin = size
+def opened(bits: Bits, diameter: float) -> Bits:
+    """What is left of `bits` where a disc of `diameter` pixels fits in; a picture's frame does not count as an end."""
+    margin = size = _odd(diameter)
     framed = cv2.copyMakeBorder(bits.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     opened = cv2.morphologyEx(framed, cv2.MORPH_OPEN, _disc(size))
     result: Bits = opened[margin:-margin, margin:-margin] > 0

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from microtome.slides.opening import cached_slide
 from microtome.slides.thumbnail import thumbnail
-from microtome.tissue.ink import ink
+from microtome.tissue.ink import ink, opened
 
 Bits = npt.NDArray[np.bool_]
 
 TARGET_UM = 8.0
-MIN_SIDE = 1024
+MIN_SIDE = 512
 MAX_SIDE = 4096
 
 
@@ -32,6 +32,8 @@ class TissueParameters:
 
     lowest_threshold: float = 0.028
     highest_threshold: float = 0.10
+    grey_threshold: float = 0.12
+    narrowest_grey_um: float = 40.0
     smoothing_um: float = 8.0
     smallest_tissue_um2: float = 2_500.0
     largest_hole_um2: float = 20_000.0
@@ -86,22 +88,22 @@ def tissue_mask(
     parameters = parameters or TissueParameters()
     mpp = mpp if mpp is not None else TARGET_UM
     marks = ink(rgb, mpp)
-    strength = _stain_strength(rgb, marks, parameters.smoothing_um / mpp)
+    absorbed = _absorbed(rgb, marks, parameters.smoothing_um / mpp)
+    # How much more one channel is absorbed than another: zero for glass, grey dirt and shadows.
+    strength: npt.NDArray[np.float32] = absorbed.max(axis=2) - absorbed.min(axis=2)
     threshold = _threshold(strength[~marks], parameters)
-    bits = (strength > threshold) & ~marks
+    # Brown and blue stains side by side average to grey; lines and dust that are grey are narrow.
+    grey = opened(absorbed.mean(axis=2) > parameters.grey_threshold, parameters.narrowest_grey_um / mpp)
+    bits = ((strength > threshold) | grey) & ~marks
     bits = _without_small(bits, parameters.smallest_tissue_um2 / mpp**2)
     return bits | _small_holes(bits, marks, parameters.largest_hole_um2 / mpp**2), threshold
 
 
-def _stain_strength(rgb: npt.NDArray[np.uint8], marks: Bits, sigma: float) -> npt.NDArray[np.float32]:
-    """How much more one channel is absorbed than another: zero for glass, grey dirt and shadows, in optical density."""
-    absorbed = -np.log10(np.maximum(rgb, 1) / _glass(rgb, marks)).astype(np.float32)
+def _absorbed(rgb: npt.NDArray[np.uint8], marks: Bits, sigma: float) -> npt.NDArray[np.float32]:
+    """Optical density per channel against empty glass, `[h, w, 3]`."""
+    density = -np.log10(np.maximum(rgb, 1) / _glass(rgb, marks)).astype(np.float32)
     # Colours are averaged before they are compared, or the sensor's noise on glass counts as colour.
-    absorbed = cv2.GaussianBlur(absorbed, (0, 0), min(max(sigma, 0.7), 8.0))
-    red, green, blue = absorbed[..., 0], absorbed[..., 1], absorbed[..., 2]
-    strength = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    result: npt.NDArray[np.float32] = strength
-    return result
+    return np.asarray(cv2.GaussianBlur(density, (0, 0), min(max(sigma, 0.7), 8.0)), np.float32)
 
 
 def _glass(rgb: npt.NDArray[np.uint8], marks: Bits) -> npt.NDArray[np.float64]:
