@@ -85,7 +85,7 @@ class JobResult(TypedDict):
     tiles_skipped: int
     tiles_processed: int
     tiles_cached: int
-    cells: int
+    cells: int | None
     tissue_mm2: float | None
     cells_per_mm2: float | None
     engine: str
