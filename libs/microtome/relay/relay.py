@@ -1,0 +1,118 @@
+"""Publishes the log.
+
+Promises: every event of the log reaches the bus at least once and in log order, each under its
+event id as message id, so that the bus keeps one; a started attempt also becomes a `PlanWork`.
+Refuses: to be needed for the truth. What the bus forgets, the scheduler finds by its leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from microtome.bus import subjects
+from microtome.bus.headers import CloudEvent
+from microtome.contracts.codec import to_bytes, type_name
+from microtome.contracts.messages import JobStarted, PlanWork
+from microtome.errors import InvalidRequest, MicrotomeError
+from microtome.eventlog.log import EventLog, StoredEvent
+from microtome.relay.checkpoint import Checkpoint
+
+_LOG = logging.getLogger(__name__)
+
+SOURCE = "microtome/log"
+PAGE = 200
+POLL_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Publisher(Protocol):
+    """The part of the bus that a relay needs."""
+
+    async def publish(
+        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
+    ) -> object:
+        """Return when the bus has the message; it keeps one of each message id. Raises `Unavailable`."""
+        ...
+
+
+class Relay:
+    """Moves events from the log to the bus. One at a time is enough; more do no harm."""
+
+    def __init__(self, log: EventLog, bus: Publisher, checkpoint: Checkpoint) -> None:
+        self._log = log
+        self._bus = bus
+        self._checkpoint = checkpoint
+
+    async def step(self, limit: int = PAGE) -> int:
+        """Publish at most `limit` events and move the checkpoint; return how many, 0 at the end of the log.
+
+        Raises what the log, the bus and the checkpoint raise; nothing is lost then, some may be
+        published again.
+        """
+        events = await self._log.read_all(await self._checkpoint.load(), limit)
+        for event in events:
+            await self._publish(event)
+        if events:
+            await self._checkpoint.store(events[-1].cursor)
+        return len(events)
+
+    async def run(self) -> None:
+        """Publish for ever; while the log or the bus is away, try again."""
+        pause = 0.1
+        while True:
+            try:
+                if not await self.step():
+                    await self._log.wait(POLL_SECONDS)
+                pause = 0.1
+            except MicrotomeError as error:
+                if not error.transient:
+                    raise
+                _LOG.warning("the relay waits %.1f s: %s", pause, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _publish(self, event: StoredEvent) -> None:
+        try:
+            subject = event_subject(event)
+        except InvalidRequest:
+            # One event that cannot be addressed must not hold back all others.
+            _LOG.exception("event %s of %s cannot be published", event.event_id, event.stream)
+        else:
+            await self._send(event, subject, to_bytes(event.message), type_name(event.message), str(event.event_id))
+        if isinstance(event.message, JobStarted):
+            work = plan_work(event, event.message)
+            await self._send(event, subjects.WORK_PLAN, to_bytes(work), type_name(work), f"{event.event_id}:plan")
+
+    async def _send(self, event: StoredEvent, subject: str, payload: bytes, kind: str, message_id: str) -> None:
+        cloud_event = CloudEvent(
+            id=message_id,
+            type=f"microtome.v1.{kind}",
+            source=SOURCE,
+            subject=event.stream,
+            time=event.at,
+            cursor=(event.cursor.xid, event.cursor.position),
+        )
+        trace = {name: value for name, value in event.meta.items() if name in ("traceparent", "tracestate")}
+        await self._bus.publish(subject, payload, message_id=message_id, headers=cloud_event.to_headers() | trace)
+
+
+def event_subject(event: StoredEvent) -> str:
+    """Return `events.<user>.<aggregate>.<id>.<EventType>`; a stream without an id is its own id.
+
+    Raises `InvalidRequest` when a part cannot be a token of a subject.
+    """
+    aggregate, _, identity = event.stream.partition("-")
+    return subjects.event(event.tenant, aggregate, identity or aggregate, type_name(event.message))
+
+
+def plan_work(event: StoredEvent, started: JobStarted) -> PlanWork:
+    """Return the work that a started attempt means."""
+    return PlanWork(
+        job_id=started.job_id,
+        workflow_id=event.stream.removeprefix("workflow-"),
+        user_id=event.tenant,
+        attempt=started.attempt,
+    )
