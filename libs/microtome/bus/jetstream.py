@@ -62,8 +62,9 @@ class JetStreamBus:
         deadline = time.monotonic() + timeout_s
         client = Client()
         bus = cls(client, topology)
-        while True:
-            try:
+        try:
+            # It tries again by itself, for ever; the timeout makes an end of that.
+            async with asyncio.timeout(timeout_s):
                 await client.connect(
                     url,
                     name=name,
@@ -74,13 +75,10 @@ class JetStreamBus:
                     error_cb=_on_error,
                     disconnected_cb=_on_disconnected,
                     reconnected_cb=bus._on_reconnected,
-                    allow_reconnect=True,
                 )
-                break
-            except (nats.errors.Error, OSError, TimeoutError) as error:
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"There is no NATS server at {url}: {error!r}.") from error
-                await asyncio.sleep(_PAUSE_FIRST_S)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            await client.close()
+            raise Unavailable(f"There is no NATS server at {url}: {error!r}.") from error
         try:
             await _until(deadline, bus._provision)
         except BaseException:

@@ -8,10 +8,10 @@ to change: ConfigurationError that says what to do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import nats.errors
-from nats.aio.client import Client
 from nats.js import api
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
@@ -22,12 +22,12 @@ from microtome.errors import ConfigurationError, Unavailable
 OLDEST_SERVER = (2, 10)
 
 
-def assert_server(client: Client) -> None:
-    """Raises: ConfigurationError if the connected server is older than 2.10."""
-    version = client.connected_server_version
-    if (version.major, version.minor) < OLDEST_SERVER:
-        found, wanted = f"{version.major}.{version.minor}", ".".join(map(str, OLDEST_SERVER))
-        raise ConfigurationError(f"NATS {found} is too old: Microtome needs {wanted} or newer.")
+def check_version(version: str) -> None:
+    """Refuse a server version below 2.10. Raises: ConfigurationError."""
+    numbers = re.match(r"v?(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_SERVER:
+        wanted = ".".join(map(str, OLDEST_SERVER))
+        raise ConfigurationError(f"NATS {version} is too old: Microtome needs {wanted} or newer.")
 
 
 async def ensure_topology(js: JetStreamContext, topology: Topology = TOPOLOGY) -> None:
@@ -35,7 +35,8 @@ async def ensure_topology(js: JetStreamContext, topology: Topology = TOPOLOGY) -
 
     Raises: ConfigurationError, Unavailable (the server does not answer; try again).
     """
-    assert_server(js._nc)
+    server = js._nc.connected_server_version
+    check_version(f"{server.major}.{server.minor}.{server.patch}")
     for stream in topology.streams:
         await ensure_stream(js, stream)
     for queue in topology.queues:

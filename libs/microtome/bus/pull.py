@@ -26,7 +26,8 @@ from microtome.errors import Unavailable
 NO_RESPONDERS = "503"
 _EMPTY = ("404", "408")
 _ANSWER_S = 1.0
-_SETTLE_TRIES = 4
+_SETTLE_TRY_S = 1.5
+_SETTLE_DEADLINE_S = 12.0
 _NANOSECONDS = 1_000_000_000
 
 
@@ -64,14 +65,16 @@ class JetStreamDelivery:
             raise Unavailable(f"NATS takes no heartbeat: {error!r}.") from error
 
     async def _settle(self, verb: bytes) -> None:
+        deadline = time.monotonic() + _SETTLE_DEADLINE_S
         failure: Exception | None = None
-        for attempt in range(_SETTLE_TRIES):
+        while time.monotonic() < deadline:
             try:
-                await self.client.request(self.reply, verb, timeout=2.0)
-                return
+                if self.client.is_connected:
+                    await self.client.request(self.reply, verb, timeout=_SETTLE_TRY_S)
+                    return
             except (nats.errors.Error, TimeoutError) as error:
                 failure = error
-                await asyncio.sleep(0.25 * 2**attempt)
+            await asyncio.sleep(0.1)
         raise Unavailable(f"NATS did not confirm {verb.decode()!r}: {failure!r}.") from failure
 
 
