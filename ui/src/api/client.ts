@@ -1,0 +1,119 @@
+/** The REST interface, for one user. Every failure is an ApiError with a problem. */
+
+import { ApiError, isAbort, offlineProblem, problemFromBody } from "./problem";
+import type { CellOutlines, Job, NewWorkflow, Slide, SystemStatus, Workflow } from "./types";
+
+const ROOT = "api/v1";
+
+export interface Rectangle {
+  x0: number;
+  y0: number;
+  x1: number;
+  y1: number;
+}
+
+export function apiUrl(path: string): string {
+  return new URL(`${ROOT}/${path}`, document.baseURI).href;
+}
+
+export function liveUrl(path: string, user: string): string {
+  const url = new URL(`${ROOT}/${path}`, document.baseURI);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  url.searchParams.set("user", user);
+  return url.href;
+}
+
+/** A random key without crypto.randomUUID, which plain http on a LAN does not offer. */
+function randomKey(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function id(value: string): string {
+  return encodeURIComponent(value);
+}
+
+/** Some lists may come as a page object; both are read. */
+function items<T>(body: T[] | { items: T[] }): T[] {
+  return Array.isArray(body) ? body : body.items;
+}
+
+export class Api {
+  constructor(readonly user: string) {}
+
+  headers(): Record<string, string> {
+    return this.user ? { "X-User-ID": this.user } : {};
+  }
+
+  status = (signal?: AbortSignal): Promise<SystemStatus> => this.json("status", signal);
+
+  slides = async (signal?: AbortSignal): Promise<Slide[]> =>
+    items(await this.json<Slide[] | { items: Slide[] }>("slides", signal));
+
+  slide = (slide: string, signal?: AbortSignal): Promise<Slide> => this.json(`slides/${id(slide)}`, signal);
+
+  workflows = async (signal?: AbortSignal): Promise<Workflow[]> =>
+    items(await this.json<Workflow[] | { items: Workflow[] }>("workflows", signal));
+
+  workflow = (workflow: string, signal?: AbortSignal): Promise<Workflow> =>
+    this.json(`workflows/${id(workflow)}`, signal);
+
+  job = (job: string, signal?: AbortSignal): Promise<Job> => this.json(`jobs/${id(job)}`, signal);
+
+  cells = (job: string, box: Rectangle, signal?: AbortSignal): Promise<CellOutlines> =>
+    this.json(`jobs/${id(job)}/cells?bbox=${box.x0},${box.y0},${box.x1},${box.y1}`, signal);
+
+  async submit(workflow: NewWorkflow): Promise<Workflow> {
+    const response = await this.send("workflows", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "Idempotency-Key": randomKey() },
+      body: JSON.stringify(workflow),
+    });
+    return (await response.json()) as Workflow;
+  }
+
+  async cancel(job: string): Promise<void> {
+    await this.send(`jobs/${id(job)}/cancel`, { method: "POST" });
+  }
+
+  async retry(job: string): Promise<void> {
+    await this.send(`jobs/${id(job)}/retry`, { method: "POST" });
+  }
+
+  async blob(path: string, signal?: AbortSignal): Promise<Blob> {
+    const response = await this.send(path, signal ? { signal } : {});
+    return response.blob();
+  }
+
+  async text(path: string, signal?: AbortSignal): Promise<string> {
+    const response = await this.send(path, signal ? { signal } : {});
+    return response.text();
+  }
+
+  private async json<T>(path: string, signal?: AbortSignal): Promise<T> {
+    const response = await this.send(path, signal ? { signal } : {});
+    return (await response.json()) as T;
+  }
+
+  private async send(path: string, init: RequestInit): Promise<Response> {
+    let response: Response;
+    try {
+      response = await fetch(apiUrl(path), { ...init, headers: { ...this.headers(), ...init.headers } });
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      throw new ApiError(offlineProblem());
+    }
+    if (!response.ok) {
+      throw new ApiError(problemFromBody(response.status, response.statusText, await response.text()));
+    }
+    return response;
+  }
+}
+
+export const paths = {
+  thumbnail: (slide: string): string => `slides/${id(slide)}/thumbnail`,
+  dzi: (slide: string): string => `slides/${id(slide)}/dzi.dzi`,
+  dziTiles: (slide: string): string => `slides/${id(slide)}/dzi_files/`,
+  artifact: (job: string, name: string): string => `jobs/${id(job)}/artifacts/${id(name)}`,
+  liveWorkflow: (workflow: string): string => `ws/workflows/${id(workflow)}`,
+};

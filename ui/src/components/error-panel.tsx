@@ -1,0 +1,43 @@
+/** What went wrong, in which words, and what to do about it. */
+
+import { advice, fieldText } from "../api/problem";
+import type { Problem } from "../api/types";
+
+interface Properties {
+  problem: Problem;
+  onRetry?: (() => void) | undefined;
+  onDismiss?: (() => void) | undefined;
+}
+
+export function ErrorPanel({ problem, onRetry, onDismiss }: Properties) {
+  return (
+    <section class="error-panel" role="alert" data-testid="error-panel" data-code={problem.code}>
+      <div>
+        <h3>{problem.title}</h3>
+        <p>{problem.detail}</p>
+        {problem.errors?.length ? (
+          <ul>
+            {problem.errors.map((error) => (
+              <li>{fieldText(error)}</li>
+            ))}
+          </ul>
+        ) : null}
+        <p class="advice">{advice(problem)}</p>
+      </div>
+      {onRetry || onDismiss ? (
+        <div class="actions">
+          {onRetry ? (
+            <button type="button" class="quiet" onClick={onRetry}>
+              Try again
+            </button>
+          ) : null}
+          {onDismiss ? (
+            <button type="button" class="quiet" onClick={onDismiss}>
+              Dismiss
+            </button>
+          ) : null}
+        </div>
+      ) : null}
+    </section>
+  );
+}

@@ -1,0 +1,210 @@
+/**
+ * One slide on screen: OpenSeadragon below, one canvas above it that is painted in the same
+ * animation frame. Speaks level-0 pixels to the outside.
+ */
+
+import OpenSeadragon from "openseadragon";
+import { apiUrl, paths, type Api, type Rectangle } from "../api/client";
+import type { Slide } from "../api/types";
+import { CellLayer, type CellStyle } from "./cell-layer";
+import type { Shapes } from "./shapes";
+import { visibleRectangle, type Size, type Transform } from "./transform";
+
+export interface View {
+  /** Centre and width of what is visible, in level-0 pixels. */
+  x: number;
+  y: number;
+  width: number;
+}
+
+export interface StageEvents {
+  onMove: (visible: Rectangle, transform: Transform) => void;
+  onRest: (view: View) => void;
+  onOpened: () => void;
+  onFailed: (reason: string) => void;
+}
+
+export interface Scene {
+  shapes: readonly Shapes[];
+  showCells: boolean;
+  tissue: HTMLCanvasElement | null;
+  tissueOpacity: number;
+  style: CellStyle;
+}
+
+export class SlideStage {
+  private readonly viewer: OpenSeadragon.Viewer;
+  private readonly canvas: HTMLCanvasElement;
+  private readonly cells = new CellLayer();
+  private moving = false;
+  private opened = false;
+  private scene: Scene;
+
+  constructor(
+    element: HTMLElement,
+    canvas: HTMLCanvasElement,
+    private readonly slide: Slide,
+    tiles: OpenSeadragon.DziTileSource,
+    api: Api,
+    scene: Scene,
+    private readonly events: StageEvents,
+    view: View | null,
+  ) {
+    this.scene = scene;
+    this.canvas = canvas;
+    this.viewer = OpenSeadragon({
+      element,
+      tileSources: [tiles],
+      loadTilesWithAjax: true,
+      ajaxHeaders: api.headers(),
+      showNavigationControl: false,
+      showNavigator: true,
+      navigatorPosition: "TOP_RIGHT",
+      navigatorSizeRatio: 0.14,
+      navigatorAutoFade: false,
+      minZoomImageRatio: 0.7,
+      maxZoomPixelRatio: 8,
+      visibilityRatio: 0.4,
+      animationTime: 0.6,
+      springStiffness: 8,
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+      timeout: 60_000,
+    });
+    this.viewer.canvas.append(canvas);
+    this.listen(view);
+  }
+
+  setScene(scene: Scene): void {
+    const restyled = scene.style !== this.scene.style;
+    this.scene = scene;
+    if (restyled) this.cells.invalidate();
+    this.paint();
+  }
+
+  zoomBy(factor: number): void {
+    this.viewer.viewport.zoomBy(factor);
+    this.viewer.viewport.applyConstraints();
+  }
+
+  home(): void {
+    this.viewer.viewport.goHome();
+  }
+
+  fullScreen(element: HTMLElement): void {
+    if (document.fullscreenElement) void document.exitFullscreen();
+    else void element.requestFullscreen();
+  }
+
+  close(): void {
+    this.opened = false;
+    this.canvas.remove();
+    this.viewer.destroy();
+  }
+
+  private listen(view: View | null): void {
+    this.viewer.addHandler("open", () => {
+      this.opened = true;
+      if (view) this.goTo(view);
+      this.events.onOpened();
+      this.moved();
+    });
+    this.viewer.addHandler("open-failed", (event) => this.events.onFailed(event.message ?? "The slide cannot be shown."));
+    this.viewer.addHandler("animation-start", () => {
+      this.moving = true;
+    });
+    this.viewer.addHandler("animation-finish", () => {
+      this.moving = false;
+      this.moved();
+      this.paint();
+      if (this.opened) this.events.onRest(this.view());
+    });
+    this.viewer.addHandler("animation", () => this.moved());
+    this.viewer.addHandler("resize", () => this.moved());
+    // Raised in the animation frame in which OpenSeadragon has drawn the slide.
+    this.viewer.addHandler("update-viewport", () => this.paint());
+    this.viewer.addHandler("canvas-key", (event) => {
+      const key = (event.originalEvent as KeyboardEvent).key.toLowerCase();
+      // Turning and mirroring would need the overlay to follow; c and t belong to the page.
+      if (["r", "f", "c", "t"].includes(key)) event.preventDefaultAction = true;
+    });
+  }
+
+  private goTo(view: View): void {
+    const image = this.viewer.world.getItemAt(0);
+    const height = (view.width * this.screen().height) / this.screen().width;
+    this.viewer.viewport.fitBounds(
+      image.imageToViewportRectangle(view.x - view.width / 2, view.y - height / 2, view.width, height),
+      true,
+    );
+  }
+
+  private view(): View {
+    const transform = this.transform();
+    const screen = this.screen();
+    return {
+      x: (screen.width / 2 - transform.x) / transform.scale,
+      y: (screen.height / 2 - transform.y) / transform.scale,
+      width: screen.width / transform.scale,
+    };
+  }
+
+  private screen(): Size {
+    const size = this.viewer.viewport.getContainerSize();
+    return { width: size.x, height: size.y };
+  }
+
+  /** The image is one viewport unit wide, so two of its corners give the whole transform. */
+  private transform(): Transform {
+    const viewport = this.viewer.viewport;
+    const origin = viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
+    const corner = viewport.pixelFromPoint(new OpenSeadragon.Point(1, 0), true);
+    return { scale: (corner.x - origin.x) / this.slide.width, x: origin.x, y: origin.y };
+  }
+
+  private moved(): void {
+    if (!this.opened) return;
+    const transform = this.transform();
+    this.events.onMove(visibleRectangle(transform, this.screen(), this.slide), transform);
+  }
+
+  private paint(): void {
+    if (!this.opened) return;
+    const screen = this.screen();
+    const ratio = Math.min(2, window.devicePixelRatio || 1);
+    const width = Math.round(screen.width * ratio);
+    const height = Math.round(screen.height * ratio);
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      this.canvas.width = width;
+      this.canvas.height = height;
+    }
+    const context = this.canvas.getContext("2d");
+    if (!context) return;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const transform = this.transform();
+    const { tissue, tissueOpacity, shapes, showCells, style } = this.scene;
+    if (tissue) {
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      context.globalAlpha = tissueOpacity;
+      const { width: across, height: down } = this.slide;
+      context.drawImage(tissue, transform.x, transform.y, across * transform.scale, down * transform.scale);
+      context.globalAlpha = 1;
+    }
+    if (showCells && shapes.length) {
+      this.cells.paint(context, shapes, transform, screen, ratio, style, this.moving);
+    }
+  }
+}
+
+/** Reads the DZI description with the user's header; OpenSeadragon then asks for the tiles. */
+export async function openTiles(api: Api, slide: Slide, signal: AbortSignal): Promise<OpenSeadragon.DziTileSource> {
+  const text = await api.text(paths.dzi(slide.id), signal);
+  const image = new DOMParser().parseFromString(text, "application/xml").documentElement;
+  const size = image.getElementsByTagName("Size")[0] ?? image.getElementsByTagNameNS("*", "Size")[0];
+  const number = (from: Element | undefined, name: string): number => Number(from?.getAttribute(name));
+  const [width, height] = [number(size, "Width"), number(size, "Height")];
+  const [tileSize, overlap] = [number(image, "TileSize"), number(image, "Overlap")];
+  if (!width || !height || !tileSize) throw new Error("The server's description of the slide cannot be read.");
+  const format = image.getAttribute("Format") ?? "jpeg";
+  return new OpenSeadragon.DziTileSource(width, height, tileSize, overlap || 0, apiUrl(paths.dziTiles(slide.id)), format);
+}
