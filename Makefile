@@ -63,8 +63,8 @@ ui: $(VENV)/.dev ## build the dashboard
 bench-pipeline: $(VENV)/.dev ## measure the pipeline, tiles per second for each stage
 	@$(RUN) -m tests.bench.pipeline $(ARGS)
 
-mosaic: $(VENV)/.dev ## make a large slide from a small one, for benchmarks
-	@$(RUN) -m tests.bench.mosaic $(ARGS)
+mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs --size 20000 --out b.tif"
+	@$(RUN) -m microtome.slides.mosaic $(ARGS)
 
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
