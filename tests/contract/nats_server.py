@@ -36,9 +36,7 @@ class NatsServer:
     def start(self) -> None:
         command = [nats_server_path(), "-js", "-sd", str(self.folder), "-a", "127.0.0.1"]
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "-p", str(self.port)], stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen([*command, "-p", str(self.port)], stdout=log, stderr=log)
 
     def kill(self) -> None:
         """kill -9."""

@@ -80,13 +80,13 @@ async def take(subscription: Subscription, count: int, timeout_s: float = 5.0) -
 
 async def until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # happens elsewhere
             await asyncio.sleep(0.02)
 
 
 async def empty(bus: Bus, spec: QueueSpec, timeout_s: float = 5.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while await bus.depth(spec):
+        while await bus.depth(spec):  # noqa: ASYNC110  # happens elsewhere
             await asyncio.sleep(0.02)
 
 
@@ -236,9 +236,7 @@ async def test_long_work_is_not_delivered_twice(connect: Connect, spec: QueueSpe
     assert starts == [1]
 
 
-async def test_poison_goes_to_the_dead_letters_and_the_queue_goes_on(
-    bus: Bus, spec: QueueSpec
-) -> None:
+async def test_poison_goes_to_the_dead_letters_and_the_queue_goes_on(bus: Bus, spec: QueueSpec) -> None:
     letters = await bus.dead_letters("infer", deliver="new")
     failed: list[tuple[bytes, str]] = []
     done: list[bytes] = []
@@ -268,9 +266,7 @@ async def test_poison_goes_to_the_dead_letters_and_the_queue_goes_on(
     assert second.headers[headers.ERROR_DETAIL] == "KeyError: 'oops'"
 
 
-async def test_a_message_that_kills_its_workers_is_buried_unseen(
-    connect: Connect, spec: QueueSpec
-) -> None:
+async def test_a_message_that_kills_its_workers_is_buried_unseen(connect: Connect, spec: QueueSpec) -> None:
     spec = dataclasses.replace(spec, ack_wait_s=0.3, max_deliver=2)
     bus = await connect()
     letters = await bus.dead_letters("infer", deliver="new")
@@ -373,9 +369,7 @@ async def test_the_dead_are_reported_until_it_is_heard(bus: Bus, spec: QueueSpec
     assert [letter.payload for letter in await take(letters, 2)] == [b"bad", b"last"]
 
 
-async def test_stop_lets_handlers_finish_and_sends_back_the_rest(
-    bus: Bus, spec: QueueSpec
-) -> None:
+async def test_stop_lets_handlers_finish_and_sends_back_the_rest(bus: Bus, spec: QueueSpec) -> None:
     spec = dataclasses.replace(spec, ack_wait_s=30.0)
     started: list[bytes] = []
     finished: list[bytes] = []
@@ -402,9 +396,7 @@ async def test_stop_lets_handlers_finish_and_sends_back_the_rest(
     await queue.close()
 
 
-async def test_several_messages_are_held_and_settled_one_by_one(
-    bus: Bus, spec: QueueSpec
-) -> None:
+async def test_several_messages_are_held_and_settled_one_by_one(bus: Bus, spec: QueueSpec) -> None:
     await put(bus, spec, *(bytes([number]) for number in range(5)))
     queue = await bus.queue(spec)
     before = time.monotonic()

@@ -1,0 +1,1 @@
+"""The bus: events, work queues and announcements over NATS. Start at `bus.Bus`."""

@@ -34,33 +34,31 @@ class Bus(Protocol):
         headers: Mapping[str, str] | None = None,
         deadline_s: float = PUBLISH_DEADLINE_S,
     ) -> Published:
-        """Puts a message into the stream of `subject`; tries until it is acknowledged.
+        """Put a message into the stream of `subject`; try until it is acknowledged.
 
         A second message of the same `message_id` within two minutes is not stored.
         The current trace context travels along unless `headers` carry one.
         Raises: Unavailable after `deadline_s` seconds; TooLarge; InvalidRequest.
         """
 
-    async def announce(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Tells whoever listens now; lost if nobody does, or if the server is away."""
+    async def announce(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Tell whoever listens now; lost if nobody does, or if the server is away."""
 
     async def listen(self, pattern: str, *, buffer: int = ANNOUNCEMENT_BUFFER) -> Subscription:
-        """Announcements from now on. A slow reader loses the oldest. Raises: Unavailable."""
+        """Return announcements from now on. A slow reader loses the oldest. Raises: Unavailable."""
 
     async def subscribe_events(self, pattern: str, *, deliver: Deliver = "new") -> Subscription:
-        """Messages of EVENTS in order: all that are kept, or those published after this call returns.
+        """Return messages of EVENTS in order: all that are kept, or those published after this call returns.
 
         After an outage it goes on where it was; after a wipe of the server it starts over.
         Raises: Unavailable.
         """
 
     async def dead_letters(self, queue: str | None = None, *, deliver: Deliver = "all") -> Subscription:
-        """Messages of DEAD_LETTERS, of one queue if asked, in order. Raises: Unavailable."""
+        """Return messages of DEAD_LETTERS, of one queue if asked, in order. Raises: Unavailable."""
 
     async def queue(self, spec: QueueSpec, *, on_dead: OnDead | None = None) -> PullQueue:
-        """A handle that fetches from a queue, which is created if it does not exist; close it.
+        """Return a handle that fetches from a queue, which is created if it does not exist; close it.
 
         `on_dead` hears of messages that were delivered too often. Raises: Unavailable, ConfigurationError.
         """
@@ -73,10 +71,10 @@ class Bus(Protocol):
         concurrency: int,
         on_dead: OnDead | None = None,
     ) -> Worker:
-        """Starts a worker on a queue; stop it. Raises: Unavailable, ConfigurationError."""
+        """Start a worker on a queue; stop it. Raises: Unavailable, ConfigurationError."""
 
     async def depth(self, spec: QueueSpec) -> int:
-        """How many messages of a queue are not settled yet, waiting or held. Raises: Unavailable."""
+        """Return how many messages of a queue are not settled yet, waiting or held. Raises: Unavailable."""
 
     async def close(self) -> None:
-        """Ends the connection. What queues still hold comes again after their waiting time."""
+        """End the connection. What queues still hold comes again after their waiting time."""

@@ -31,7 +31,7 @@ _VALUE_LIMIT = 1000
 
 
 def clean(headers: Mapping[str, str]) -> dict[str, str]:
-    """A copy that NATS can carry: single-line ASCII values of at most 1,000 characters.
+    """Return a copy that NATS can carry: single-line ASCII values of at most 1,000 characters.
 
     Raises: InvalidRequest for a name that is not letters, digits and dashes.
     """
@@ -56,7 +56,7 @@ class CloudEvent:
     cursor: tuple[int, int] | None = None
 
     def to_headers(self) -> dict[str, str]:
-        """The attributes as headers, `Nats-Msg-Id` included."""
+        """Return the attributes as headers, `Nats-Msg-Id` included."""
         headers = {
             MESSAGE_ID: self.id,
             "ce-specversion": "1.0",
@@ -72,7 +72,7 @@ class CloudEvent:
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> CloudEvent:
-        """The attributes that `to_headers` wrote. Raises: InvalidRequest if some are missing."""
+        """Return the attributes that `to_headers` wrote. Raises: InvalidRequest if some are missing."""
         try:
             return cls(
                 id=headers["ce-id"],
@@ -87,12 +87,12 @@ class CloudEvent:
 
 
 def format_cursor(xid: int, position: int) -> str:
-    """`xid:position`."""
+    """Return `xid:position`."""
     return f"{xid}:{position}"
 
 
 def parse_cursor(text: str) -> tuple[int, int]:
-    """(xid, position). Raises: InvalidRequest."""
+    """Return (xid, position). Raises: InvalidRequest."""
     xid, separator, position = text.partition(":")
     if not (separator and xid.isdecimal() and position.isdecimal()):
         raise InvalidRequest(f"{text[:80]!r} is not a position in the log (xid:position).")
@@ -100,7 +100,7 @@ def parse_cursor(text: str) -> tuple[int, int]:
 
 
 def with_trace(headers: Mapping[str, str]) -> dict[str, str]:
-    """A copy that also carries the current trace context, unless the headers already carry one."""
+    """Return a copy that also carries the current trace context, unless the headers already carry one."""
     carrier = dict(headers)
     if "traceparent" not in carrier:
         propagate.inject(carrier)
@@ -108,5 +108,5 @@ def with_trace(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def trace_context(headers: Mapping[str, str]) -> Context:
-    """The trace context that the headers carry; an empty one if they carry none."""
+    """Return the trace context that the headers carry; an empty one if they carry none."""
     return propagate.extract(dict(headers))

@@ -9,6 +9,7 @@ with their id until the deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import weakref
@@ -55,7 +56,7 @@ class JetStreamBus:
     async def connect(
         cls, url: str, *, name: str, topology: Topology = TOPOLOGY, timeout_s: float = 30.0
     ) -> JetStreamBus:
-        """A connection under `name` (shown by the server), with the topology in place.
+        """Open a connection under `name` (shown by the server), with the topology in place.
 
         Raises: Unavailable if there is no server after `timeout_s` seconds; ConfigurationError.
         """
@@ -95,20 +96,17 @@ class JetStreamBus:
         headers: Mapping[str, str] | None = None,
         deadline_s: float = PUBLISH_DEADLINE_S,
     ) -> Published:
+        """See `Bus.publish`."""
         if not message_id:
             raise InvalidRequest("A message needs an id.")
-        carried = header_names.clean(
-            header_names.with_trace({**(headers or {}), header_names.MESSAGE_ID: message_id})
-        )
+        carried = header_names.clean(header_names.with_trace({**(headers or {}), header_names.MESSAGE_ID: message_id}))
 
         async def once() -> Published:
             return await self._publish_once(subject, payload, carried)
 
         return await _until(time.monotonic() + deadline_s, once)
 
-    async def _publish_once(
-        self, subject: str, payload: bytes, carried: dict[str, str]
-    ) -> Published:
+    async def _publish_once(self, subject: str, payload: bytes, carried: dict[str, str]) -> Published:
         if not self._client.is_connected:
             raise Unavailable("There is no connection to NATS.")
         try:
@@ -124,9 +122,8 @@ class JetStreamBus:
             raise Unavailable(f"NATS did not take {subject!r}: {error!r}.") from error
         return Published(ack.stream, ack.seq, bool(ack.duplicate))
 
-    async def announce(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
+    async def announce(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """See `Bus.announce`."""
         if not self._client.is_connected:
             return  # nats-py would keep it and send it late
         carried = header_names.clean(header_names.with_trace(headers or {}))
@@ -140,12 +137,12 @@ class JetStreamBus:
             log.info("an announcement was lost: %r", error)
 
     async def listen(self, pattern: str, *, buffer: int = ANNOUNCEMENT_BUFFER) -> Subscription:
+        """See `Bus.listen`."""
+
         async def close() -> None:
             if not self._client.is_closed:
-                try:
+                with contextlib.suppress(nats.errors.Error):  # gone with its connection
                     await core.unsubscribe()
-                except nats.errors.Error:
-                    pass  # the connection is gone, and the subscription with it
 
         subscription = Subscription(close, buffer=buffer)
 
@@ -161,26 +158,27 @@ class JetStreamBus:
         return subscription
 
     async def subscribe_events(self, pattern: str, *, deliver: Deliver = "new") -> Subscription:
+        """See `Bus.subscribe_events`."""
         return await self._read(EVENTS.name, pattern, deliver)
 
     async def dead_letters(self, queue: str | None = None, *, deliver: Deliver = "all") -> Subscription:
+        """See `Bus.dead_letters`."""
         pattern = subjects.DEAD_LETTERS if queue is None else subjects.dead(queue)
         return await self._read(DEAD_LETTERS.name, pattern, deliver)
 
     async def _read(self, stream: str, pattern: str, deliver: Deliver) -> Subscription:
-        reader = OrderedReader(self._js, stream, pattern, self._inboxes.add)
+        reader = OrderedReader(self._client, stream, pattern, self._inboxes.add)
         subscription = await reader.start(from_now=deliver == "new")
         self._subscriptions.add(subscription)
         return subscription
 
     async def queue(self, spec: QueueSpec, *, on_dead: OnDead | None = None) -> PullQueue:
+        """See `Bus.queue`."""
         await provision.ensure_queue(self._js, spec)
         inbox = PullInbox(self._client, spec.stream, spec.durable, spec.ack_wait_s)
         self._inboxes.add(inbox)
 
-        async def publish(
-            subject: str, payload: bytes, message_id: str, headers: Mapping[str, str]
-        ) -> Published:
+        async def publish(subject: str, payload: bytes, message_id: str, headers: Mapping[str, str]) -> Published:
             return await self.publish(subject, payload, message_id=message_id, headers=headers)
 
         async def heal() -> None:
@@ -199,10 +197,12 @@ class JetStreamBus:
         concurrency: int,
         on_dead: OnDead | None = None,
     ) -> Worker:
+        """See `Bus.consume`."""
         queue = await self.queue(spec, on_dead=on_dead)
         return Worker(queue, handler, concurrency=concurrency, on_dead=on_dead)
 
     async def depth(self, spec: QueueSpec) -> int:
+        """See `Bus.depth`."""
         try:
             info = await self._js.consumer_info(spec.stream, spec.durable)
         except NotFoundError:
@@ -212,6 +212,7 @@ class JetStreamBus:
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     async def close(self) -> None:
+        """See `Bus.close`."""
         for queue in list(self._queues):
             await queue.abandon()
         for subscription in list(self._subscriptions):
@@ -219,10 +220,10 @@ class JetStreamBus:
         await self._client.close()
 
     async def _provision(self) -> None:
-        await provision.ensure_topology(self._js, self._topology)
+        await provision.ensure_topology(self._client, self._topology)
 
     async def _heal(self) -> None:
-        """Puts back what a wiped server has forgotten. Raises: Unavailable."""
+        """Put back what a wiped server has forgotten. Raises: Unavailable."""
         try:
             await self._provision()
         except ConfigurationError as error:
@@ -254,8 +255,9 @@ class _Source:
 
 
 async def _until(deadline: float, attempt: Callable[[], Awaitable[T]]) -> T:
-    """`attempt` again and again while it raises Unavailable, with growing pauses, until `deadline`
-    (monotonic seconds); then raises the last Unavailable."""
+    """Call `attempt` again and again while it raises Unavailable, with growing pauses, until `deadline`
+    (monotonic seconds); then raise the last Unavailable.
+    """
     pause = _PAUSE_FIRST_S
     while True:
         try:

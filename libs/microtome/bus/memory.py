@@ -65,7 +65,7 @@ class MemoryBroker:
         self._changed = asyncio.Event()
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str]) -> Published:
-        """Stores in the stream of `subject` and wakes readers. Raises: Unavailable if none has it."""
+        """Store in the stream of `subject` and wake readers. Raises: Unavailable if none has it."""
         for stream in self.streams.values():
             if any(subjects.matches(pattern, subject) for pattern in stream.spec.subjects):
                 published = stream.store(subject, payload, headers)
@@ -156,9 +156,7 @@ class _MemorySource:
     def _deliver(self, stored: _Stored, now: float) -> InFlight:
         stored.deliveries += 1
         stored.due = now + self._spec.ack_wait_s
-        return _MemoryDelivery(
-            self._broker, self._stream, self._spec, stored, stored.message, stored.deliveries
-        )
+        return _MemoryDelivery(self._broker, self._stream, self._spec, stored, stored.message, stored.deliveries)
 
 
 class MemoryBus:
@@ -176,17 +174,17 @@ class MemoryBus:
         *,
         message_id: str,
         headers: Mapping[str, str] | None = None,
-        deadline_s: float = PUBLISH_DEADLINE_S,
+        deadline_s: float = PUBLISH_DEADLINE_S,  # noqa: ARG002  # memory answers at once
     ) -> Published:
+        """See `Bus.publish`."""
         if not message_id:
             raise InvalidRequest("A message needs an id.")
         _check(subject, payload)
         carried = header_names.with_trace({**(headers or {}), header_names.MESSAGE_ID: message_id})
         return await self._broker.store(subject, payload, header_names.clean(carried))
 
-    async def announce(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
+    async def announce(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """See `Bus.announce`."""
         _check(subject, payload)
         message = Message(subject, payload, header_names.clean(header_names.with_trace(headers or {})))
         for subscription, pattern in list(self._broker.listeners.items()):
@@ -194,12 +192,15 @@ class MemoryBus:
                 subscription.put(message)
 
     async def listen(self, pattern: str, *, buffer: int = ANNOUNCEMENT_BUFFER) -> Subscription:
+        """See `Bus.listen`."""
         return self._subscribe(self._broker.listeners, pattern, buffer)
 
     async def subscribe_events(self, pattern: str, *, deliver: Deliver = "new") -> Subscription:
+        """See `Bus.subscribe_events`."""
         return self._read(EVENTS.name, pattern, deliver)
 
     async def dead_letters(self, queue: str | None = None, *, deliver: Deliver = "all") -> Subscription:
+        """See `Bus.dead_letters`."""
         pattern = subjects.DEAD_LETTERS if queue is None else subjects.dead(queue)
         return self._read(DEAD_LETTERS.name, pattern, deliver)
 
@@ -211,9 +212,7 @@ class MemoryBus:
                     subscription.put(stored.message)
         return subscription
 
-    def _subscribe(
-        self, registry: dict[Subscription, str], pattern: str, buffer: int
-    ) -> Subscription:
+    def _subscribe(self, registry: dict[Subscription, str], pattern: str, buffer: int) -> Subscription:
         async def close() -> None:
             registry.pop(subscription, None)
 
@@ -223,9 +222,9 @@ class MemoryBus:
         return subscription
 
     async def queue(self, spec: QueueSpec, *, on_dead: OnDead | None = None) -> PullQueue:
-        async def publish(
-            subject: str, payload: bytes, message_id: str, headers: Mapping[str, str]
-        ) -> Published:
+        """See `Bus.queue`."""
+
+        async def publish(subject: str, payload: bytes, message_id: str, headers: Mapping[str, str]) -> Published:
             return await self.publish(subject, payload, message_id=message_id, headers=headers)
 
         queue = PullQueue(spec, _MemorySource(self._broker, spec), publish, on_dead=on_dead)
@@ -240,14 +239,17 @@ class MemoryBus:
         concurrency: int,
         on_dead: OnDead | None = None,
     ) -> Worker:
+        """See `Bus.consume`."""
         queue = await self.queue(spec, on_dead=on_dead)
         return Worker(queue, handler, concurrency=concurrency, on_dead=on_dead)
 
     async def depth(self, spec: QueueSpec) -> int:
+        """See `Bus.depth`."""
         stored = self._broker.streams[spec.stream].messages.values()
         return sum(subjects.matches(spec.subject, each.message.subject) for each in stored)
 
     async def close(self) -> None:
+        """See `Bus.close`."""
         for queue in self._queues:
             await queue.abandon()
         for subscription in self._subscriptions:

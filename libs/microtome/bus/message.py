@@ -57,7 +57,7 @@ class Subscription:
         self.dropped = 0
 
     def put(self, message: Message) -> None:
-        """Adds a message; for the adapter that feeds this subscription."""
+        """Add a message; for the adapter that feeds this subscription."""
         if self._buffer and len(self._messages) >= self._buffer:
             self._messages.popleft()
             self.dropped += 1
@@ -65,7 +65,7 @@ class Subscription:
         self._arrived.set()
 
     async def drained(self) -> None:
-        """Returns when every message was taken; for adapters that hold themselves back."""
+        """Return when every message was taken; for adapters that hold themselves back."""
         while self._messages and not self._closed:
             self._taken.clear()
             await self._taken.wait()
@@ -84,7 +84,7 @@ class Subscription:
         return message
 
     async def aclose(self) -> None:
-        """Ends the subscription; what has arrived can still be read. Idempotent."""
+        """End the subscription; what has arrived can still be read. Idempotent."""
         if self._closed:
             return
         self._closed = True

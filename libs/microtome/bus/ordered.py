@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 import nats.errors
+from nats.aio.client import Client
 from nats.js import api
-from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from microtome.bus.message import Subscription
@@ -32,10 +32,9 @@ _FORGET_CONSUMER_S = 60.0
 class OrderedReader:
     """Feeds one `Subscription` from one stream through consumers that it replaces as needed."""
 
-    def __init__(
-        self, js: JetStreamContext, stream: str, pattern: str, opened: Callable[[PullInbox], None]
-    ) -> None:
-        self._js = js
+    def __init__(self, client: Client, stream: str, pattern: str, opened: Callable[[PullInbox], None]) -> None:
+        self._client = client
+        self._js = client.jetstream()
         self._stream = stream
         self._pattern = pattern
         self._opened = opened
@@ -48,7 +47,7 @@ class OrderedReader:
         self.subscription = Subscription(self._close)
 
     async def start(self, *, from_now: bool) -> Subscription:
-        """Fixes the start position and begins to read. Raises: Unavailable."""
+        """Fix the start position and begin to read. Raises: Unavailable."""
         await self._open(from_now=from_now)
         self._task = asyncio.create_task(self._run(), name=f"reader {self._stream} {self._pattern}")
         return self.subscription
@@ -115,5 +114,5 @@ class OrderedReader:
         except nats.errors.Error as error:
             raise Unavailable(f"The stream {self._stream} cannot be read: {error!r}.") from error
         self._consumer_sequence = 0
-        self._inbox = PullInbox(self._js._nc, self._stream, consumer.name, float("inf"))
+        self._inbox = PullInbox(self._client, self._stream, consumer.name, float("inf"))
         self._opened(self._inbox)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 import nats.errors
+from nats.aio.client import Client
 from nats.js import api
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
@@ -30,13 +31,14 @@ def check_version(version: str) -> None:
         raise ConfigurationError(f"NATS {version} is too old: Microtome needs {wanted} or newer.")
 
 
-async def ensure_topology(js: JetStreamContext, topology: Topology = TOPOLOGY) -> None:
-    """Creates or updates every stream and queue of `topology`.
+async def ensure_topology(client: Client, topology: Topology = TOPOLOGY) -> None:
+    """Create or update every stream and queue of `topology`.
 
     Raises: ConfigurationError, Unavailable (the server does not answer; try again).
     """
-    server = js._nc.connected_server_version
+    server = client.connected_server_version
     check_version(f"{server.major}.{server.minor}.{server.patch}")
+    js = client.jetstream()
     for stream in topology.streams:
         await ensure_stream(js, stream)
     for queue in topology.queues:
@@ -44,7 +46,7 @@ async def ensure_topology(js: JetStreamContext, topology: Topology = TOPOLOGY) -
 
 
 async def ensure_stream(js: JetStreamContext, spec: StreamSpec) -> None:
-    """Creates or updates one stream. Raises: ConfigurationError, Unavailable."""
+    """Create or update one stream. Raises: ConfigurationError, Unavailable."""
     limits = spec.retention is Retention.LIMITS
     asked = api.StreamConfig(
         name=spec.name,
@@ -74,7 +76,7 @@ async def ensure_stream(js: JetStreamContext, spec: StreamSpec) -> None:
 
 
 async def ensure_queue(js: JetStreamContext, spec: QueueSpec) -> None:
-    """Creates or updates the durable consumer of one queue. Raises: ConfigurationError, Unavailable."""
+    """Create or update the durable consumer of one queue. Raises: ConfigurationError, Unavailable."""
     asked = api.ConsumerConfig(
         durable_name=spec.durable,
         deliver_policy=api.DeliverPolicy.ALL,
@@ -130,7 +132,7 @@ def _read(config: object, fields: tuple[str, ...]) -> dict[str, object]:
 
 
 def differences(asked: Mapping[str, object], echoed: Mapping[str, object]) -> str:
-    """What differs, as `name: asked X, got Y; …`; empty if nothing does."""
+    """Return what differs, as `name: asked X, got Y; …`; empty if nothing does."""
     return "; ".join(
         f"{name}: asked {value!r}, got {echoed.get(name)!r}"
         for name, value in asked.items()

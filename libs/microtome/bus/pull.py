@@ -10,6 +10,7 @@ up, and the next one is sent over the new connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -47,16 +48,20 @@ class JetStreamDelivery:
     arrived: float
 
     async def ack(self) -> None:
+        """See `InFlight.ack`."""
         await self._settle(b"+ACK")
 
     async def nak(self, delay_s: float) -> None:
+        """See `InFlight.nak`."""
         delay = json.dumps({"delay": int(delay_s * _NANOSECONDS)})
         await self._settle(b"-NAK" if delay_s <= 0 else b"-NAK " + delay.encode())
 
     async def term(self) -> None:
+        """See `InFlight.term`."""
         await self._settle(b"+TERM")
 
     async def in_progress(self) -> None:
+        """See `InFlight.in_progress`."""
         if not self.client.is_connected:
             return  # a buffered heartbeat would only arrive late
         try:
@@ -93,12 +98,10 @@ class PullInbox:
         self._changed = asyncio.Event()
 
     async def pull(self, limit: int, wait_s: float) -> list[JetStreamDelivery]:
-        """Up to `limit` deliveries. Raises: ConsumerGone, Unavailable."""
+        """Return up to `limit` deliveries. Raises: ConsumerGone, Unavailable."""
         try:
             if self._subscription is None:
-                self._subscription = await self._client.subscribe(
-                    f"{self._inbox}.*", cb=self._on_message
-                )
+                self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
             if limit > 1 and not self._arrived:
                 await self._ask(limit, None)
             if not self._arrived and wait_s > 0:
@@ -110,18 +113,16 @@ class PullInbox:
         return self._take(limit)
 
     def interrupt(self) -> None:
-        """Gives up the request that is under way: it was lost with the old connection."""
+        """Give up the request that is under way: it was lost with the old connection."""
         self._status = ("408", "Reconnected")
         self._changed.set()
 
     async def close(self) -> None:
-        """Ends the subscription and sends back what nobody took."""
+        """End the subscription and send back what nobody took."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None and not self._client.is_closed:
-            try:
+            with contextlib.suppress(nats.errors.Error):  # gone with its connection
                 await subscription.unsubscribe()
-            except nats.errors.Error:
-                pass  # the connection is gone, and the subscription with it
         while self._arrived:
             try:
                 await self._arrived.popleft().nak(0.0)
@@ -129,7 +130,7 @@ class PullInbox:
                 self._arrived.clear()  # they come again after ack_wait
 
     async def _ask(self, batch: int, wait_s: float | None) -> None:
-        """Sends one request and waits until it is filled, refused or over.
+        """Send one request and wait until it is filled, refused or over.
 
         Without `wait_s` the server answers with what it has.
         """
@@ -143,9 +144,7 @@ class PullInbox:
             body["no_wait"] = True
         else:
             body["expires"] = int(wait_s * _NANOSECONDS)
-        await self._client.publish(
-            self._next, json.dumps(body).encode(), reply=f"{self._inbox}.{self._request}"
-        )
+        await self._client.publish(self._next, json.dumps(body).encode(), reply=f"{self._inbox}.{self._request}")
         deadline = time.monotonic() + (_ANSWER_S if wait_s is None else wait_s + 0.25)
         while len(self._arrived) < wanted and self._status is None:
             self._changed.clear()

@@ -35,7 +35,7 @@ class InFlight(Protocol):
     deliveries: int
 
     async def ack(self) -> None:
-        """The work is done; returns when the server has confirmed."""
+        """Say that the work is done; return when the server has confirmed."""
 
     async def nak(self, delay_s: float) -> None:
         """Deliver it again after `delay_s` seconds."""
@@ -44,20 +44,20 @@ class InFlight(Protocol):
         """Never deliver it again."""
 
     async def in_progress(self) -> None:
-        """Still at work: start the waiting time anew. Does not wait for an answer."""
+        """Say that it is worked on: start the waiting time anew. Does not wait for an answer."""
 
 
 class Source(Protocol):
     """Where a queue's deliveries come from."""
 
     async def pull(self, limit: int, wait_s: float) -> list[InFlight]:
-        """Up to `limit` deliveries: those that are there, or the first to come within `wait_s` seconds.
+        """Return up to `limit` deliveries: those that are there, or the first to come within `wait_s` seconds.
 
         Raises: Unavailable.
         """
 
     async def close(self) -> None:
-        """Lets go of the server; deliveries that nobody has taken are given back."""
+        """Let go of the server; deliveries that nobody has taken are given back."""
 
 
 Publish: TypeAlias = Callable[[str, bytes, str, Mapping[str, str]], Awaitable[Published]]
@@ -69,7 +69,7 @@ class Delivery:
 
     def __init__(self, queue: PullQueue, in_flight: InFlight) -> None:
         self._queue = queue
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._settled = False
         self.message = in_flight.message
 
@@ -91,7 +91,7 @@ class Delivery:
     @property
     def deliveries(self) -> int:
         """How often the message was delivered so far, this time included (1 the first time)."""
-        return self._in_flight.deliveries
+        return self.in_flight.deliveries
 
     @property
     def settled(self) -> bool:
@@ -99,22 +99,23 @@ class Delivery:
         return self._settled
 
     async def ack(self) -> None:
-        """The work is done and its outcome is stored. Returns when the server has confirmed.
+        """Say that the work is done and its outcome stored. Return when the server has confirmed.
 
         Raises: Unavailable (the message will come again; its effects must be idempotent),
         Conflict if it is settled.
         """
         self._settle()
-        await self._in_flight.ack()
+        await self.in_flight.ack()
 
     async def retry(self, delay_s: float | None = None) -> None:
-        """Sends it back, to be delivered again after `delay_s` seconds (default: growing with each
-        delivery, 1 s to 60 s). Raises: Unavailable, Conflict if it is settled."""
+        """Send it back, to be delivered again after `delay_s` seconds (default: growing with each
+        delivery, 1 s to 60 s). Raises: Unavailable, Conflict if it is settled.
+        """
         self._settle()
-        await self._in_flight.nak(retry_delay(self.deliveries) if delay_s is None else delay_s)
+        await self.in_flight.nak(retry_delay(self.deliveries) if delay_s is None else delay_s)
 
     async def dead(self, error: BaseException, on_dead: OnDead | None = None) -> None:
-        """Moves it to the dead letters, tells `on_dead`, and ends its deliveries, in this order:
+        """Move it to the dead letters, tell `on_dead`, and end its deliveries, in this order:
         a crash in between repeats the steps (`on_dead` must be idempotent) and loses nothing.
 
         Raises: Unavailable, what `on_dead` raises (in both cases it is still held: `retry` it),
@@ -123,17 +124,17 @@ class Delivery:
         if self._settled:
             raise Conflict("The message is settled.")
         known = as_microtome_error(error)
-        await self._queue._bury(self, known)
+        await self._queue.bury(self, known)
         if on_dead is not None:
             await on_dead(self, known)
         self._settle()
-        await self._in_flight.term()
+        await self.in_flight.term()
 
     def _settle(self) -> None:
         if self._settled:
             raise Conflict("The message is settled.")
         self._settled = True
-        self._queue._release(self)
+        self._queue.release(self)
 
 
 class PullQueue:
@@ -165,7 +166,7 @@ class PullQueue:
         return tuple(self._held.values())
 
     async def fetch(self, limit: int, wait_s: float = 2.0) -> list[Delivery]:
-        """Up to `limit` messages: those that are there at once, otherwise the first ones to come
+        """Return up to `limit` messages: those that are there at once, otherwise the first ones to come
         within `wait_s` seconds (at most 5; call again). May be empty.
 
         Raises: Unavailable.
@@ -181,7 +182,7 @@ class PullQueue:
         return usable
 
     async def close(self) -> None:
-        """Sends back everything that is still held, and stops the heartbeats. Idempotent."""
+        """Send back everything that is still held, and stop the heartbeats. Idempotent."""
         for delivery in self.held:
             try:
                 await delivery.retry(0.0)
@@ -190,7 +191,7 @@ class PullQueue:
         await self.abandon()
 
     async def abandon(self) -> None:
-        """Stops the heartbeats and lets go; what is held comes again after `ack_wait_s`."""
+        """Stop the heartbeats and let go; what is held comes again after `ack_wait_s`."""
         self._closed = True
         self._heartbeats.cancel()
         await asyncio.gather(self._heartbeats, return_exceptions=True)
@@ -201,18 +202,18 @@ class PullQueue:
         key = _identity(in_flight.message)
         mine = self._held.get(key)
         if mine is not None:
-            mine._in_flight = in_flight  # the newest delivery is the one that can be settled
+            mine.in_flight = in_flight  # the newest delivery is the one that can be settled
             return None
         delivery = self._held[key] = Delivery(self, in_flight)
         return delivery
 
-    def _release(self, delivery: Delivery) -> None:
+    def release(self, delivery: Delivery) -> None:
+        """Let go of a delivery that was settled; for `Delivery`."""
         self._held.pop(_identity(delivery.message), None)
 
     async def _quarantine(self, delivery: Delivery) -> None:
         lost = WorkerLost(
-            f"Delivered {delivery.deliveries - 1} times without an outcome; "
-            "every worker that took it died or gave up."
+            f"Delivered {delivery.deliveries - 1} times without an outcome; every worker that took it died or gave up."
         )
         try:
             await delivery.dead(lost, self._on_dead)
@@ -221,7 +222,8 @@ class PullQueue:
             if not delivery.settled:
                 await delivery.retry()
 
-    async def _bury(self, delivery: Delivery, error: MicrotomeError) -> None:
+    async def bury(self, delivery: Delivery, error: MicrotomeError) -> None:
+        """Publish a copy to the dead letters, once however often it is called; for `Delivery`."""
         message = delivery.message
         letter = {
             **message.headers,
@@ -243,18 +245,18 @@ class PullQueue:
             await asyncio.sleep(self.spec.heartbeat_s)
             for delivery in self.held:
                 try:
-                    await delivery._in_flight.in_progress()
+                    await delivery.in_flight.in_progress()
                 except MicrotomeError as error:
                     log.warning("a heartbeat was not sent: %s", error)
 
 
 def retry_delay(deliveries: int) -> float:
-    """Seconds to wait before the next delivery after `deliveries` of them: 1, 3, 9, 27, 60, 60 …"""
+    """Return the seconds to wait after so many deliveries: 1, 3, 9, 27, 60, 60 and so on."""
     return min(RETRY_LONGEST_S, RETRY_FIRST_S * RETRY_FACTOR ** min(deliveries - 1, 10))
 
 
 def as_microtome_error(error: BaseException) -> MicrotomeError:
-    """`error` itself if it is one of ours, otherwise an internal error that names its type."""
+    """Return `error` itself if it is one of ours, otherwise an internal error that names its type."""
     if isinstance(error, MicrotomeError):
         return error
     return MicrotomeError(f"{type(error).__name__}: {error}")

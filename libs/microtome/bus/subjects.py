@@ -23,7 +23,7 @@ DEAD_LETTERS = "dead.>"
 
 
 def token(value: str, what: str = "token") -> str:
-    """`value` if it may be one token of a subject.
+    """Return `value` if it may be one token of a subject.
 
     Raises: InvalidRequest.
     """
@@ -46,13 +46,13 @@ def event(user: str, aggregate: str, aggregate_id: str, event_type: str) -> str:
 
 
 def events_of(user: str, aggregate: str = "*", aggregate_id: str = "*") -> str:
-    """The pattern of one user's events, of one aggregate of theirs if asked. Raises: InvalidRequest."""
+    """Return the pattern of one user's events, of one aggregate of theirs if asked. Raises: InvalidRequest."""
     parts = [value if value == "*" else token(value) for value in (aggregate, aggregate_id)]
     return ".".join(("events", token(user, "user id"), *parts, "*"))
 
 
 def digest12(model_digest: str) -> str:
-    """The first 12 hex digits of a model's digest, which name its queue. Raises: InvalidRequest."""
+    """Return the first 12 hex digits of a model's digest, which name its queue. Raises: InvalidRequest."""
     digest = model_digest.removeprefix("sha256:")
     if not _DIGEST.fullmatch(digest):
         raise InvalidRequest(f"{model_digest[:80]!r} is not a model digest in lower-case hex.")
@@ -87,13 +87,13 @@ def progress(user: str, workflow_id: str, job_id: str) -> str:
 
 
 def progress_of(user: str, workflow_id: str = "*") -> str:
-    """The pattern of one user's progress, of one workflow if asked. Raises: InvalidRequest."""
+    """Return the pattern of one user's progress, of one workflow if asked. Raises: InvalidRequest."""
     workflow = workflow_id if workflow_id == "*" else token(workflow_id, "workflow id")
     return f"progress.{token(user, 'user id')}.{workflow}.*"
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Whether `subject` matches `pattern` by the rules of NATS (`*` one token, `>` one or more)."""
+    """Return whether `subject` matches `pattern` by the rules of NATS (`*` one token, `>` one or more)."""
     wanted, given = pattern.split("."), subject.split(".")
     for index, part in enumerate(wanted):
         if part == ">":

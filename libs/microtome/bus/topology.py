@@ -29,7 +29,8 @@ class Retention(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec:
     """A stream on disk. `max_age_s` 0 means for ever. A full limits stream forgets its oldest
-    message; a full work queue refuses new ones, which holds the publisher back."""
+    message; a full work queue refuses new ones, which holds the publisher back.
+    """
 
     name: str
     subjects: tuple[str, ...]
@@ -61,18 +62,10 @@ class QueueSpec:
         return self.ack_wait_s / 4
 
 
-EVENTS = StreamSpec(
-    name="EVENTS", subjects=(subjects.EVENTS,), retention=Retention.LIMITS, max_age_s=7 * _DAY_S
-)
-WORK_PLAN = StreamSpec(
-    name="WORK_PLAN", subjects=(subjects.WORK_PLAN,), retention=Retention.WORK_QUEUE
-)
-WORK_INFER = StreamSpec(
-    name="WORK_INFER", subjects=(subjects.WORK_INFER,), retention=Retention.WORK_QUEUE
-)
-WORK_MERGE = StreamSpec(
-    name="WORK_MERGE", subjects=(subjects.WORK_MERGE,), retention=Retention.WORK_QUEUE
-)
+EVENTS = StreamSpec(name="EVENTS", subjects=(subjects.EVENTS,), retention=Retention.LIMITS, max_age_s=7 * _DAY_S)
+WORK_PLAN = StreamSpec(name="WORK_PLAN", subjects=(subjects.WORK_PLAN,), retention=Retention.WORK_QUEUE)
+WORK_INFER = StreamSpec(name="WORK_INFER", subjects=(subjects.WORK_INFER,), retention=Retention.WORK_QUEUE)
+WORK_MERGE = StreamSpec(name="WORK_MERGE", subjects=(subjects.WORK_MERGE,), retention=Retention.WORK_QUEUE)
 DEAD_LETTERS = StreamSpec(
     name="DEAD_LETTERS",
     subjects=(subjects.DEAD_LETTERS,),
@@ -87,7 +80,7 @@ MERGE = QueueSpec(name="merge", stream="WORK_MERGE", durable="merge", subject=su
 
 
 def infer(model_digest: str) -> QueueSpec:
-    """The queue of one model's tile batches. Raises: InvalidRequest for what is not a digest."""
+    """Return the queue of one model's tile batches. Raises: InvalidRequest for what is not a digest."""
     return QueueSpec(
         name="infer",
         stream="WORK_INFER",
@@ -103,14 +96,6 @@ class Topology:
 
     streams: tuple[StreamSpec, ...] = STREAMS
     queues: tuple[QueueSpec, ...] = (PLAN, MERGE)
-
-    def stream(self, name: str) -> StreamSpec:
-        """The stream of this name. Raises: KeyError."""
-        return next((stream for stream in self.streams if stream.name == name), None) or _missing(name)
-
-
-def _missing(name: str) -> StreamSpec:
-    raise KeyError(name)
 
 
 TOPOLOGY = Topology()

@@ -48,7 +48,7 @@ class Worker:
         self._concurrency = concurrency
         self._on_dead = on_dead
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._loop = asyncio.create_task(self._run(), name=f"worker {queue.spec.durable}")
 
     @property
@@ -57,17 +57,18 @@ class Worker:
         return len(self._tasks)
 
     async def wait(self) -> None:
-        """Returns when the worker was stopped; raises what ended it otherwise (ConfigurationError)."""
+        """Return when the worker was stopped; raise what ended it otherwise (ConfigurationError)."""
         try:
             await asyncio.shield(self._loop)
         except asyncio.CancelledError:
-            if not self._stopping:
+            if not self._stopping.is_set():
                 raise
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """Takes no more messages, gives running handlers `grace_s` seconds, cancels the others and
-        sends their messages back. Idempotent."""
-        self._stopping = True
+        """Take no more messages, give running handlers `grace_s` seconds, cancel the others and
+        send their messages back. Idempotent.
+        """
+        self._stopping.set()
         self._loop.cancel()
         await asyncio.gather(self._loop, return_exceptions=True)
         if self._tasks:
@@ -79,7 +80,7 @@ class Worker:
 
     async def _run(self) -> None:
         # The flag, because libraries below may swallow a cancellation (asyncio.wait_for did until 3.12).
-        while not self._stopping:
+        while not self._stopping.is_set():
             free = self._concurrency - len(self._tasks)
             if free == 0:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -90,7 +91,7 @@ class Worker:
                 log.warning("no messages can be fetched: %s", error)
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
-            if self._stopping:
+            if self._stopping.is_set():
                 return  # closing the queue sends them back
             for delivery in deliveries:
                 task = asyncio.create_task(self._work(delivery))
@@ -123,7 +124,7 @@ class Worker:
     async def _attempt(self, delivery: Delivery) -> Exception | None:
         try:
             await self._handler(delivery)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises is an outcome
             return error
         return None
 

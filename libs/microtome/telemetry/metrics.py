@@ -18,8 +18,8 @@ from http.server import HTTPServer
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -84,9 +84,7 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.active_jobs = Gauge("worker_active_jobs", "Jobs that this process works on.", registry=registry)
-        self.dead_letters = Counter(
-            "dead_letters", "Messages moved to the dead letters.", ["queue"], registry=registry
-        )
+        self.dead_letters = Counter("dead_letters", "Messages moved to the dead letters.", ["queue"], registry=registry)
 
 
 class TileMetrics:
@@ -119,9 +117,7 @@ class HttpMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "http_requests", "Requests answered.", ["route", "method", "status"], registry=registry
-        )
+        self.requests = Counter("http_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
         self.seconds = Histogram(
             "http_request_seconds",
             "Time to answer a request.",

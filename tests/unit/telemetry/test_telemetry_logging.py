@@ -68,7 +68,9 @@ def test_a_crash_is_logged_as_json() -> None:
         "warnings.warn('old')\n"
         "raise RuntimeError('boom')\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": "libs"})
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": "libs"}, check=False
+    )
     warning, crash = (json.loads(line) for line in ended.stdout.splitlines())
     assert ended.returncode == 1
     assert "old" in warning["message"]
