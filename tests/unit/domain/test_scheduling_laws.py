@@ -135,6 +135,26 @@ def test_slots_are_shared_by_users_not_by_jobs() -> None:
     assert world.tick() == ["w1.j0", "w2.j0", "w1.j1", "w2.j1"]
 
 
+def test_who_runs_less_catches_up_first() -> None:
+    world = World(Limits(max_workers=4))
+    world.submit("w1", "ada", spec("j0", workflow="w1"), *(spec(f"j{n}", f"b{n}", workflow="w1") for n in range(1, 9)))
+    world.limits = Limits(max_workers=1)
+    world.tick()
+    world.limits = Limits(max_workers=4)
+    world.submit("w2", "eve", *(spec(f"j{n}", f"b{n}", workflow="w2") for n in range(9)))
+    assert world.tick() == ["w2.j0", "w1.j1", "w2.j1"]
+
+
+def test_among_equals_the_turn_goes_to_whose_last_start_is_longest_ago() -> None:
+    world = World(Limits(max_workers=2))
+    for name, user in (("w1", "ada"), ("w2", "eve")):
+        world.submit(name, user, *(spec(f"j{n}", f"b{n}", workflow=name) for n in range(3)))
+    assert world.tick() == ["w1.j0", "w2.j0"]
+    world.limits = Limits(max_workers=3)
+    world.succeed("w1.j0")
+    assert world.tick() == ["w1.j1", "w2.j1"]
+
+
 def test_with_one_slot_users_take_turns() -> None:
     world = World(Limits(max_workers=1))
     for name, user in (("w1", "ada"), ("w2", "eve")):

@@ -283,6 +283,11 @@ def test_a_failed_dependency_halts_across_branches_and_further() -> None:
     assert keys(tell(cancelled, Cancel(B))) == "c"
 
 
+def test_a_cancelled_job_awaits_no_retry_time() -> None:
+    workflow = tell(submitted(spec("a")), Start(A, 0), failure(1, transient=True), Cancel(A))
+    assert workflow.jobs[A].not_before is None
+
+
 def test_every_state_is_the_fold_of_its_events_and_old_states_stay() -> None:
     before = submitted(spec("a"))
     after = evolve(before, JobStarted(job_id=A, attempt=1), BEGINNING)
