@@ -1,0 +1,63 @@
+"""What the handlers work with, in one place that the composition root fills.
+
+Promises: handlers get everything from here and open nothing themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, WebSocket
+from microtome.artifacts.store import ArtifactStore
+from microtome.bus.bus import Bus
+from microtome.eventlog.database import Database
+from microtome.eventlog.log import EventLog
+from microtome.readmodels.queries import Queries
+from microtome.workflows import Workflows
+
+from services.gateway.hub import Hub
+from services.gateway.pixels import Pixels
+from services.gateway.places import Places
+from services.gateway.registration import Registrar
+from services.gateway.settings import GatewaySettings
+from services.gateway.showing import Showing
+from services.gateway.submission import Submissions
+from services.gateway.trace import GatewayMetrics
+from services.gateway.uploads import UploadStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """One gateway process, wired."""
+
+    version: str
+    settings: GatewaySettings
+    database: Database
+    log: EventLog
+    bus: Bus
+    queries: Queries
+    workflows: Workflows
+    showing: Showing
+    submissions: Submissions
+    registrar: Registrar
+    uploads: UploadStore
+    artifacts: ArtifactStore
+    pixels: Pixels
+    hub: Hub
+    places: Places
+    metrics: GatewayMetrics
+
+
+def _of_request(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def _of_websocket(websocket: WebSocket) -> Gateway:
+    gateway: Gateway = websocket.app.state.gateway
+    return gateway
+
+
+Context = Annotated[Gateway, Depends(_of_request)]
+LiveContext = Annotated[Gateway, Depends(_of_websocket)]

@@ -1,0 +1,69 @@
+"""Is it alive, and how is it doing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from microtome.errors import Unavailable
+
+from services.gateway import views
+from services.gateway.context import Context, Gateway
+
+router = APIRouter(tags=["system"])
+
+_HEALTH_S = 3.0
+
+
+@router.get("/health", summary="200 when the gateway reaches its log")
+async def health(gateway: Context) -> views.Health:
+    """Answer 200, or 503 when Postgres does not answer."""
+    try:
+        async with asyncio.timeout(_HEALTH_S), gateway.database.connection() as connection:
+            await connection.fetchval("select 1")
+    except TimeoutError as error:
+        raise Unavailable("Postgres does not answer in time.") from error
+    return views.Health(status="ok")
+
+
+@router.get("/status", summary="Limits, who is active, what answers")
+async def status(gateway: Context) -> views.Status:
+    """Say how the installation is doing; works without Postgres too."""
+    settings = gateway.settings
+    cluster = gateway.places.cluster
+    return views.Status(
+        version=gateway.version,
+        limits=views.Limits(
+            max_workers=settings.max_workers,
+            max_active_users=settings.max_active_users,
+            max_attempts=settings.max_attempts,
+            max_upload_bytes=settings.max_upload_bytes,
+            max_body_bytes=settings.max_body_bytes,
+            tile_size=settings.tile_size,
+            halo=settings.halo,
+            batch_size=settings.batch_size,
+        ),
+        services=await _services(gateway),
+        active_users=sorted(cluster.seats, key=lambda user: cluster.seats[user]),
+        waiting_users=list(gateway.places.line()),
+        running_jobs=len(cluster.running),
+        engine=gateway.places.engine,
+        model=gateway.places.model or settings.model,
+    )
+
+
+async def _services(gateway: Gateway) -> list[views.ServiceSeen]:
+    try:
+        await health(gateway)
+        postgres = views.ServiceSeen(name="postgres", state="ok", detail="answers")
+    except Unavailable as error:
+        postgres = views.ServiceSeen(name="postgres", state="unreachable", detail=error.detail)
+    if gateway.hub.connected:
+        bus = views.ServiceSeen(name="nats", state="ok", detail="live messages arrive")
+    else:
+        bus = views.ServiceSeen(name="nats", state="unreachable", detail="live pages are refreshed every 2 seconds")
+    if gateway.places.lagging:
+        places = views.ServiceSeen(name="log", state="lagging", detail="what jobs wait for may be out of date")
+    else:
+        places = views.ServiceSeen(name="log", state="ok", detail="followed")
+    return [postgres, bus, places]

@@ -1,0 +1,109 @@
+"""Jobs: look at, cancel, retry; their results and artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+from microtome.domain.commands import Cancel, Retry
+from microtome.domain.state import Job
+from microtome.errors import Conflict, NotFound
+
+from services.gateway import cells, present, views
+from services.gateway.context import Context, Gateway
+from services.gateway.user import LinkUser, User
+
+router = APIRouter(tags=["jobs"])
+
+SUMMARY = "summary.json"
+CELLS = "cells.parquet"
+# Outlines of a whole slide take a while and some memory; a few at a time.
+_reading = asyncio.Semaphore(2)
+
+
+@router.get("/jobs/{job_id}", summary="One job")
+async def job(job_id: str, user: User, gateway: Context) -> views.Job:
+    """Show a job, its progress and its result."""
+    return await gateway.showing.job(user, job_id)
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202, summary="Cancel a job")
+async def cancel(job_id: str, user: User, gateway: Context) -> views.Job:
+    """Give a job up: a pending one never starts, a running one stops within seconds."""
+    record = await gateway.queries.job(user, job_id)
+    await gateway.workflows.execute(record.workflow_id, Cancel(job_id))
+    return await gateway.showing.job(user, job_id)
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
+async def retry(job_id: str, user: User, gateway: Context) -> views.Job:
+    """Ask for a new attempt; tiles that were finished are not done again."""
+    record = await gateway.queries.job(user, job_id)
+    await gateway.workflows.execute(record.workflow_id, Retry(job_id))
+    return await gateway.showing.job(user, job_id)
+
+
+@router.get("/jobs/{job_id}/result", response_class=Response, summary="summary.json of a finished job")
+async def result(job_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
+    """Return the summary that the job wrote."""
+    return await _artifact(gateway, await _succeeded(gateway, user, job_id), SUMMARY, request)
+
+
+@router.get("/jobs/{job_id}/artifacts", summary="The files of a finished job")
+async def artifacts(job_id: str, user: User, gateway: Context) -> list[views.Artifact]:
+    """List the job's files; empty until it succeeded."""
+    return present.artifacts((await gateway.queries.job(user, job_id)).job)
+
+
+@router.get("/jobs/{job_id}/artifacts/{name}", response_class=Response, summary="One file of a finished job")
+async def artifact(job_id: str, name: str, user: LinkUser, gateway: Context, request: Request) -> Response:
+    """Download a file; ranges and conditional requests work."""
+    return await _artifact(gateway, await _succeeded(gateway, user, job_id), name, request)
+
+
+@router.get("/jobs/{job_id}/cells", summary="Outlines of cells in a rectangle")
+async def outlines(
+    job_id: str,
+    user: User,
+    gateway: Context,
+    bbox: Annotated[str, Query(max_length=200, description="x0,y0,x1,y1 in level-0 pixels.")],
+) -> views.Cells:
+    """Return the outlines that meet the rectangle, an even sample when there are more than 20,000."""
+    rectangle = cells.Rectangle.parse(bbox)
+    record = await _succeeded(gateway, user, job_id)
+    _described(record, CELLS)
+    path = gateway.artifacts.path(job_id, record.attempt, CELLS)
+    async with _reading:
+        found = await asyncio.to_thread(cells.find, path, rectangle)
+    return views.Cells(count=found.count, returned=len(found.outlines), sampled=found.sampled, outlines=found.outlines)
+
+
+async def _succeeded(gateway: Gateway, user: str, job_id: str) -> Job:
+    record = await gateway.queries.job(user, job_id)
+    if record.job.result is None:
+        raise Conflict(f"The job is {record.job.status}; it has a result when it has SUCCEEDED.")
+    return record.job
+
+
+def _described(record: Job, name: str) -> views.Artifact:
+    """What the result says about a file. Only names that it knows ever reach the disk."""
+    for described in present.artifacts(record):
+        if described.name == name:
+            return described
+    raise NotFound(f"This job has no artifact named {name[:80]!r}.")
+
+
+async def _artifact(gateway: Gateway, record: Job, name: str, request: Request) -> Response:
+    described = _described(record, name)
+    headers = {
+        "ETag": f'"{described.sha256}"',
+        "Cache-Control": "private, no-cache",
+        "Vary": "X-User-ID",
+        "Content-Security-Policy": "sandbox; default-src 'none'; img-src 'self'; style-src 'unsafe-inline'",
+    }
+    if headers["ETag"] in {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}:
+        return Response(status_code=304, headers=headers)
+    path = gateway.artifacts.path(record.job_id, record.attempt, name)
+    return FileResponse(path, media_type=described.media_type, headers=headers)

@@ -1,0 +1,122 @@
+"""Where everybody stands: the scheduler's knowledge, folded by the gateway itself for showing.
+
+Promises: follows the log within a moment of each append; what a pending job waits for is computed by the very
+rules that the scheduler goes by. Refuses: to decide anything, and to answer from a fold that fell behind
+without saying so (`lagging`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from microtome.contracts.messages import JobPlanned, JobSucceeded
+from microtome.domain import cluster as clusters
+from microtome.domain.cluster import Cluster
+from microtome.domain.limits import Limits
+from microtome.domain.scheduling import Waiting, seat_line, waiting_in
+from microtome.errors import Unavailable
+from microtome.eventlog.log import START, Cursor, EventLog
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 1000
+_WAIT_S = 1.0
+_QUIET_S = 0.5
+_LAGGING_S = 10.0
+
+
+class Places:
+    """A `Cluster` that follows the log."""
+
+    def __init__(self, log: EventLog, limits: Limits, changed: Callable[[], None]) -> None:
+        """`changed` is called after facts moved, at most twice a second."""
+        self._log = log
+        self._limits = limits
+        self._changed = changed
+        self._cluster = Cluster()
+        self._cursor: Cursor = START
+        self._engine: str | None = None
+        self._model: str | None = None
+        self._read_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._moved = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._announce())]
+
+    async def stop(self) -> None:
+        """Stop following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def cluster(self) -> Cluster:
+        """What is known now."""
+        return self._cluster
+
+    @property
+    def engine(self) -> str | None:
+        """The engine of the last finished job."""
+        return self._engine
+
+    @property
+    def model(self) -> str | None:
+        """The model of the job that was planned last."""
+        return self._model
+
+    @property
+    def lagging(self) -> bool:
+        """Whether the log could not be read lately."""
+        return time.monotonic() - self._read_at > _LAGGING_S
+
+    def line(self) -> tuple[str, ...]:
+        """Users who wait for a seat, next first."""
+        return seat_line(self._cluster)
+
+    def waiting_in(self, workflow_id: str) -> dict[str, Waiting]:
+        """Why the pending jobs of a workflow wait, by job id; empty if it has none or is not known yet."""
+        workflow = self._cluster.workflows.get(workflow_id)
+        if workflow is None:
+            return {}
+        return waiting_in(self._cluster, workflow, self._limits, datetime.now(UTC))
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                while await self._read_page():
+                    # A long log must not hold up requests.
+                    await asyncio.sleep(0)
+                await self._log.wait(_WAIT_S)
+            except Unavailable as error:
+                logger.warning("the log cannot be followed for now: %s", error.detail)
+                await asyncio.sleep(_WAIT_S)
+
+    async def _read_page(self) -> bool:
+        page = await self._log.read_all(self._cursor, _PAGE)
+        self._read_at = time.monotonic()
+        for stored in page:
+            self._cluster = clusters.evolve(self._cluster, stored.message, stored.at, stored.stream)
+            self._note(stored.message)
+            self._cursor = stored.cursor
+        if page:
+            self._moved.set()
+        return len(page) == _PAGE
+
+    def _note(self, message: object) -> None:
+        if isinstance(message, JobPlanned) and message.model:
+            self._model = message.model
+        elif isinstance(message, JobSucceeded) and message.result is not None and message.result.engine:
+            self._engine = message.result.engine
+
+    async def _announce(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            self._changed()
+            await asyncio.sleep(_QUIET_S)

@@ -1,0 +1,130 @@
+"""Errors as `application/problem+json` (RFC 9457).
+
+Promises: every answer with a status of 400 or more has this one shape, and its `code` is stable.
+Refuses: to show internals. What nobody foresaw is logged whole and answered with an incident number.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from microtome.errors import MicrotomeError
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS_BY_CODE: Mapping[str, int] = {
+    "user-required": 401,
+    "invalid-user": 400,
+    "invalid-request": 422,
+    "invalid-workflow": 422,
+    "unreadable-slide": 422,
+    "unknown-mpp": 422,
+    "unsuitable-slide": 422,
+    "unknown-model": 422,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "conflict": 409,
+    "concurrency-conflict": 409,
+    "stale-attempt": 409,
+    "too-large": 413,
+    "busy": 503,
+    "unavailable": 503,
+    "worker-lost": 503,
+}
+_CODE_BY_STATUS = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    instance: str,
+    transient: bool = False,
+    errors: list[dict[str, str]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """One problem document. `errors` are `{"field", "detail"}`, one for each wrong field."""
+    document: dict[str, Any] = {
+        "type": f"urn:microtome:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "transient": transient,
+    }
+    if errors is not None:
+        document["errors"] = errors
+    sent = dict(headers or {})
+    if transient and status == HTTPStatus.SERVICE_UNAVAILABLE:
+        sent.setdefault("Retry-After", "2")
+    return Response(orjson.dumps(document), status_code=status, media_type=MEDIA_TYPE, headers=sent)
+
+
+def of_error(error: MicrotomeError, instance: str) -> Response:
+    """The problem document of a `MicrotomeError`; codes without a status of their own are internal."""
+    status = STATUS_BY_CODE.get(error.code)
+    if status is None:
+        return unexpected(error, instance)
+    return problem(status=status, code=error.code, detail=error.detail, instance=instance, transient=error.transient)
+
+
+def unexpected(error: BaseException, instance: str) -> Response:
+    """A 500 that shows nothing but a number under which the log has everything."""
+    incident = uuid.uuid4().hex[:12]
+    logger.error("unexpected error, incident %s", incident, exc_info=error, extra={"incident": incident})
+    detail = f"Something went wrong that should not have. The server's log has it under incident {incident}."
+    return problem(status=500, code="internal", detail=detail, instance=instance)
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    parts = [str(part) for part in location]
+    return ".".join(parts[1:] if parts[:1] in (["body"], ["query"], ["path"], ["header"]) and len(parts) > 1 else parts)
+
+
+async def _on_microtome_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MicrotomeError)
+    return of_error(error, request.url.path)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"field": _field(item["loc"]), "detail": str(item["msg"])} for item in error.errors()[:50]]
+    detail = "; ".join(f"{item['field']}: {item['detail']}" for item in errors[:3])
+    return problem(status=422, code="invalid-request", detail=detail, instance=request.url.path, errors=errors)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODE_BY_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "invalid-request")
+    details = {404: "There is nothing under this address.", 405: "This address does not know this method."}
+    return problem(
+        status=error.status_code,
+        code=code,
+        detail=details.get(error.status_code, str(error.detail)),
+        instance=request.url.path,
+        headers=error.headers,
+    )
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    return unexpected(error, request.url.path)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem document."""
+    app.add_exception_handler(MicrotomeError, _on_microtome_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unexpected)

@@ -1,0 +1,67 @@
+"""The process: a socket, an event loop, an HTTP server.
+
+Promises: the port is bound before anything else starts; after SIGTERM running requests have ten seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+import uvicorn
+from microtome.errors import ConfigurationError
+from microtome.telemetry import logging as logs
+from microtome.telemetry import tracing
+from microtome.telemetry.metrics import serve_metrics
+
+from services.gateway.settings import GatewaySettings
+from services.gateway.trace import GatewayMetrics
+from services.gateway.wiring import create_app
+
+_GRACE_S = 10
+_BACKLOG = 512
+
+
+def serve() -> None:
+    """Run the gateway of this environment. Raises `ConfigurationError`, `Unavailable`."""
+    settings = GatewaySettings.from_environment()
+    logs.setup("gateway", settings.log_level)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_bound(settings.host, settings.port))
+        traces = tracing.setup("gateway")
+        stack.callback(traces.shutdown)
+        metrics = GatewayMetrics()
+        if settings.metrics_port is not None:
+            stack.callback(serve_metrics(settings.metrics_port, metrics.registry).close)
+        config = uvicorn.Config(
+            create_app(settings, metrics),
+            loop="uvloop",
+            http="httptools",
+            ws="websockets-sansio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            timeout_graceful_shutdown=_GRACE_S,
+            ws_max_size=1 << 16,
+        )
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
+        if not server.started:
+            raise ConfigurationError("The gateway did not start; the log says why.")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"GATEWAY_HOST {host} and GATEWAY_PORT {port} cannot be used ({error.strerror or error}); "
+            "choose another port or stop what uses it."
+        ) from error
+    return listener

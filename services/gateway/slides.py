@@ -1,0 +1,147 @@
+"""Slides: upload, facts, pictures."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from microtome.contracts.messages import SlideRegistered
+from microtome.errors import NotFound
+from microtome.slides.deepzoom import TILE_SIZE, DeepZoom
+from starlette.requests import ClientDisconnect
+
+from services.gateway import present, views
+from services.gateway.context import Context, Gateway
+from services.gateway.documents import Mpp
+from services.gateway.registration import PixelSizeWish
+from services.gateway.user import LinkUser, User
+
+router = APIRouter(tags=["slides"])
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_MULTIPART = {
+    "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}
+}
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": _BINARY, "multipart/form-data": _MULTIPART},
+    }
+}
+# A slide never changes, but a browser may be used by more than one user.
+_CACHED = {"Cache-Control": "private, max-age=86400", "Vary": "X-User-ID"}
+# The client is gone; nobody reads this.
+_CLIENT_CLOSED_REQUEST = 499
+
+JPEG = {200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."}}
+
+
+@router.post("/slides", status_code=201, openapi_extra=_UPLOAD, response_model=views.Slide, summary="Upload a slide")
+async def upload(
+    request: Request,
+    response: Response,
+    user: User,
+    gateway: Context,
+    filename: Annotated[str | None, Query(max_length=500, description="The file's name.")] = None,
+    mpp: Annotated[Mpp | None, Query(description="µm per level-0 pixel, if you know it.")] = None,
+    assume_mpp: Annotated[Mpp | None, Query(description="The same, assumed where the file does not say.")] = None,
+) -> Response | views.Slide:
+    """Store a slide. The body is the file itself, or multipart with one file part; it is streamed to disk."""
+    wish = PixelSizeWish(mpp, assume_mpp)
+    slide_id = str(uuid.uuid4())
+    announced = request.headers.get("content-length")
+    async with gateway.uploads.draft(slide_id) as draft:
+        try:
+            received = await gateway.uploads.receive(
+                draft,
+                request.stream(),
+                request.headers.get("content-type", ""),
+                int(announced) if announced and announced.isdecimal() else None,
+                filename,
+            )
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        await gateway.registrar.register(draft, received, slide_id=slide_id, user_id=user, wish=wish)
+    gateway.metrics.uploaded_bytes.inc(received.size_bytes)
+    response.headers["Location"] = f"/api/v1/slides/{slide_id}"
+    return present.slide(await gateway.queries.slide(user, slide_id))
+
+
+@router.get("/slides", summary="Your slides, newest first")
+async def slides(user: User, gateway: Context) -> list[views.Slide]:
+    """List the user's slides."""
+    return [present.slide(record) for record in await gateway.queries.slides(user)]
+
+
+@router.get("/slides/{slide_id}", summary="One slide")
+async def slide(slide_id: str, user: User, gateway: Context) -> views.Slide:
+    """Say what is known of a slide."""
+    return present.slide(await gateway.queries.slide(user, slide_id))
+
+
+@router.get("/slides/{slide_id}/thumbnail", response_class=Response, responses=JPEG, summary="The slide in small")
+async def thumbnail(slide_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
+    """Show the whole slide, at most 1024 pixels a side."""
+    facts = await _facts(gateway, user, slide_id)
+    etag = f'"{facts.sha256[:32]}-thumbnail"'
+    if _known(request, etag):
+        return _not_modified(etag)
+    return _jpeg(await gateway.pixels.thumbnail(_path(gateway, facts)), etag)
+
+
+@router.get("/slides/{slide_id}/dzi.dzi", response_class=Response, summary="Deep Zoom descriptor")
+async def dzi(slide_id: str, user: LinkUser, gateway: Context) -> Response:
+    """Describe the slide's Deep Zoom pyramid."""
+    facts = await _facts(gateway, user, slide_id)
+    document = DeepZoom(_path(gateway, facts), facts.width, facts.height).descriptor()
+    return Response(document, media_type="application/xml", headers=_CACHED)
+
+
+@router.get(
+    "/slides/{slide_id}/dzi_files/{level}/{column}_{row}.jpeg",
+    response_class=Response,
+    responses=JPEG,
+    summary="One Deep Zoom tile",
+)
+async def tile(
+    slide_id: str, level: int, column: int, row: int, user: LinkUser, gateway: Context, request: Request
+) -> Response:
+    """Show one tile."""
+    facts = await _facts(gateway, user, slide_id)
+    path = _path(gateway, facts)
+    _check_address(DeepZoom(path, facts.width, facts.height), level, column, row)
+    etag = f'"{facts.sha256[:32]}-{level}-{column}-{row}"'
+    if _known(request, etag):
+        return _not_modified(etag)
+    return _jpeg(await gateway.pixels.tile(path, level, column, row), etag)
+
+
+async def _facts(gateway: Gateway, user: str, slide_id: str) -> SlideRegistered:
+    return (await gateway.queries.slide(user, slide_id)).facts
+
+
+def _path(gateway: Gateway, facts: SlideRegistered) -> Path:
+    return gateway.settings.data_dir / facts.path
+
+
+def _check_address(pyramid: DeepZoom, level: int, column: int, row: int) -> None:
+    """Refuse addresses outside of the pyramid before a worker is asked."""
+    if not 0 <= level < pyramid.level_count:
+        raise NotFound(f"The slide has Deep Zoom levels 0 to {pyramid.level_count - 1}, not {level}.")
+    width, height = pyramid.level_size(level)
+    if not (0 <= column * TILE_SIZE < width and 0 <= row * TILE_SIZE < height):
+        raise NotFound(f"Level {level} has no tile at {column}, {row}.")
+
+
+def _known(request: Request, etag: str) -> bool:
+    return etag in {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+
+
+def _not_modified(etag: str) -> Response:
+    return Response(status_code=304, headers={**_CACHED, "ETag": etag})
+
+
+def _jpeg(picture: bytes, etag: str) -> Response:
+    return Response(picture, media_type="image/jpeg", headers={**_CACHED, "ETag": etag})

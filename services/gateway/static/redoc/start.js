@@ -1,0 +1,3 @@
+window.addEventListener("load", () => {
+  Redoc.init("/openapi.json", { disableSearch: false }, document.getElementById("redoc"));
+});

@@ -1,0 +1,81 @@
+"""Every request measured and traced.
+
+Promises: one span and one sample per request, named by the route's template, never by an id. A `traceparent` that
+came with the request is continued and goes on into the events that the request causes.
+Refuses: to look into bodies.
+"""
+
+from __future__ import annotations
+
+import time
+
+from microtome.telemetry.metrics import HttpMetrics, LogMetrics, process_registry
+from microtome.telemetry.tracing import current_traceparent, span_from
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SERVER_ERROR = 500
+
+
+class GatewayMetrics:
+    """The metrics of one gateway: `http_*`, `uploaded_bytes_total`, `live_clients`."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry if registry is not None else process_registry()
+        self.http = HttpMetrics(self.registry)
+        self.log = LogMetrics(self.registry)
+        self.uploaded_bytes = Counter("uploaded_bytes", "Bytes of slides received whole.", registry=self.registry)
+        self.live_clients = Gauge("live_clients", "Open websockets.", registry=self.registry)
+
+
+def trace_meta() -> dict[str, str]:
+    """The current trace context, for the meta of an event; empty outside of a trace."""
+    traceparent = current_traceparent()
+    return {"traceparent": traceparent} if traceparent else {}
+
+
+class Observe:
+    """Pure ASGI middleware, outermost, so that it sees what was really answered."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        status = _SERVER_ERROR
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        began = time.perf_counter()
+        with span_from(_traceparent(scope), method, kind=SpanKind.SERVER) as span:
+            try:
+                await self._app(scope, receive, noting)
+            finally:
+                route = _route(scope)
+                self._metrics.observe(route, method, status, time.perf_counter() - began)
+                span.update_name(f"{method} {route}")
+                span.set_attributes(
+                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                )
+                if status >= _SERVER_ERROR:
+                    span.set_status(Status(StatusCode.ERROR))
+
+
+def _traceparent(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
+
+
+def _route(scope: Scope) -> str:
+    """The template that matched; one name for everything that none did."""
+    return str(getattr(scope.get("route"), "path", None) or "unmatched")

@@ -1,0 +1,123 @@
+"""The composition root: everything is made here and given to those who use it.
+
+Promises: what `create_app` returns has every route; servers are reached when the application starts, and
+everything is closed when it stops. Refuses: to read the environment; settings come as a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from microtome.artifacts.store import ArtifactStore
+from microtome.bus.jetstream import JetStreamBus
+from microtome.domain.limits import Limits
+from microtome.eventlog.database import Database
+from microtome.eventlog.migrate import migrate
+from microtome.eventlog.postgres import PostgresEventLog
+from microtome.readmodels.projection import ReadModels
+from microtome.readmodels.queries import Queries
+from microtome.workflows import Workflows
+
+from services.gateway import health, jobs, live, page, problems, slides, views, workflows
+from services.gateway.body_limit import BodyLimit
+from services.gateway.context import Gateway
+from services.gateway.hub import Hub
+from services.gateway.pixels import Pixels
+from services.gateway.places import Places
+from services.gateway.registration import Registrar
+from services.gateway.settings import GatewaySettings
+from services.gateway.showing import Showing
+from services.gateway.submission import Defaults, Submissions
+from services.gateway.trace import GatewayMetrics, Observe
+from services.gateway.uploads import UploadStore
+from services.gateway.version import version
+
+logger = logging.getLogger(__name__)
+
+API = "/api/v1"
+_STREAMED = frozenset({("POST", f"{API}/slides")})
+_PROBLEM = {"model": views.Problem, "content": {problems.MEDIA_TYPE: {}}}
+
+
+@asynccontextmanager
+async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> AsyncIterator[Gateway]:
+    """Reach Postgres and NATS and start the background work; all of it ends with the context.
+
+    Raises `Unavailable` or `ConfigurationError` when a server cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        await migrate(settings.database_url)
+        database = await stack.enter_async_context(await Database.connect(settings.database_url, name="gateway"))
+        log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))
+        bus = await JetStreamBus.connect(settings.nats_url, name="gateway")
+        stack.push_async_callback(bus.close)
+        limits = Limits(
+            max_workers=settings.max_workers,
+            max_active_users=settings.max_active_users,
+            max_attempts=settings.max_attempts,
+        )
+        queries = Queries(database)
+        uploads = UploadStore(settings.data_dir, settings.max_upload_bytes)
+        await asyncio.to_thread(uploads.open)
+        pixels = Pixels(settings.pixel_workers)
+        stack.push_async_callback(pixels.close)
+        # The hub shows what the places say, and the places tell the hub when they change.
+        places = Places(log, limits, lambda: hub.places_changed())
+        showing = Showing(database, queries, places)
+        hub = Hub(bus, showing.versions)
+        places.start()
+        stack.push_async_callback(places.stop)
+        hub.start()
+        stack.push_async_callback(hub.stop)
+        yield Gateway(
+            version=version(),
+            settings=settings,
+            database=database,
+            log=log,
+            bus=bus,
+            queries=queries,
+            workflows=Workflows(log, limits),
+            showing=showing,
+            submissions=Submissions(log, queries, Defaults(settings.tile_size, settings.halo)),
+            registrar=Registrar(log),
+            uploads=uploads,
+            artifacts=ArtifactStore(settings.data_dir / "artifacts"),
+            pixels=pixels,
+            hub=hub,
+            places=places,
+            metrics=metrics,
+        )
+
+
+def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None) -> FastAPI:
+    """The gateway as an ASGI application."""
+    measured = metrics or GatewayMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_gateway(settings, measured) as gateway:
+            app.state.gateway = gateway
+            yield
+
+    app = FastAPI(
+        title="Microtome",
+        version=version(),
+        description="Every cell on a whole slide. Errors are `application/problem+json`.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {**_PROBLEM, "description": "What went wrong (RFC 9457)."}},
+        generate_unique_id_function=lambda route: route.name,
+        separate_input_output_schemas=False,
+    )
+    problems.install(app)
+    for part in (health, slides, workflows, jobs, live):
+        app.include_router(part.router, prefix=API)
+    app.include_router(page.router(settings.ui_dir))
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=_STREAMED)
+    app.add_middleware(Observe, metrics=measured.http)
+    return app

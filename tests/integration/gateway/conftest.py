@@ -1,0 +1,118 @@
+"""A real gateway: uvicorn on a free port, Postgres and NATS of the session, a data folder of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import uvicorn
+
+from services.gateway.context import Gateway
+from services.gateway.settings import GatewaySettings
+from services.gateway.wiring import create_app
+
+
+@dataclass(frozen=True)
+class Running:
+    """A gateway that answers, and the means to look behind it."""
+
+    url: str
+    gateway: Gateway
+    data_dir: Path
+    http: httpx.AsyncClient
+
+    def as_user(self, user: str) -> dict[str, str]:
+        return {"X-User-ID": user}
+
+    async def get(self, path: str, user: str = "ada", **more: Any) -> httpx.Response:
+        return await self.http.get(f"/api/v1{path}", headers={**self.as_user(user), **more.pop("headers", {})}, **more)
+
+    async def post(self, path: str, user: str = "ada", **more: Any) -> httpx.Response:
+        return await self.http.post(f"/api/v1{path}", headers={**self.as_user(user), **more.pop("headers", {})}, **more)
+
+    async def upload(self, path: Path, user: str = "ada", **query: Any) -> dict[str, Any]:
+        response = await self.post("/slides", user, content=path.read_bytes(), params={"filename": path.name, **query})
+        assert response.status_code == 201, response.text
+        return dict(response.json())
+
+    async def submit(self, *jobs: dict[str, Any], user: str = "ada", **more: Any) -> httpx.Response:
+        return await self.post("/workflows", user, json={"name": "test", "jobs": list(jobs)}, **more)
+
+    async def stored_events(self) -> int:
+        connection = await asyncpg.connect(self.gateway.settings.database_url)
+        try:
+            return int(await connection.fetchval("select count(*) from events"))
+        finally:
+            await connection.close()
+
+    def stored_files(self) -> list[str]:
+        return sorted(
+            str(path.relative_to(self.data_dir))
+            for folder in ("uploads", "slides")
+            for path in (self.data_dir / folder).rglob("*")
+        )
+
+    async def assert_problem(self, response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        problem = response.json()
+        assert problem["code"] == code, problem
+        assert problem["status"] == status
+        assert problem["type"] == f"urn:microtome:problem:{code}"
+        assert set(problem) >= {"title", "detail", "instance", "transient"}
+        return dict(problem)
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
+    """Starts a gateway with other settings than the usual ones."""
+
+    @asynccontextmanager
+    async def start(**settings: Any) -> AsyncIterator[Running]:
+        chosen = GatewaySettings(
+            **{
+                "database_url": database_url,
+                "nats_url": nats_url,
+                "data_dir": tmp_path / "data",
+                "ui_dir": tmp_path / "ui",
+                **settings,
+            }
+        )
+        app = create_app(chosen)
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, http="httptools", ws="websockets-sansio", timeout_graceful_shutdown=2)
+        )
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started:
+                if task.done():
+                    await task
+                    pytest.fail("the gateway did not start")
+                await asyncio.sleep(0.02)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                yield Running(url, app.state.gateway, chosen.data_dir, client)
+        finally:
+            server.should_exit = True
+            await task
+            listener.close()
+
+    return start
+
+
+@pytest.fixture
+async def gateway(start_gateway: Start) -> AsyncIterator[Running]:
+    async with start_gateway() as running:
+        yield running
