@@ -421,6 +421,18 @@ async def test_several_messages_are_held_and_settled_one_by_one(bus: Bus, spec: 
     await queue.close()
 
 
+async def test_a_message_that_comes_again_to_its_holder_is_taken_over(bus: Bus, spec: QueueSpec) -> None:
+    await put(bus, spec, b"work")
+    queue = await bus.queue(spec)
+    (delivery,) = await queue.fetch(4)
+    queue._heartbeats.cancel()  # as if the server had not heard from us, through an outage
+    assert await queue.fetch(4, wait_s=2 * ACK_WAIT_S) == []
+    assert (queue.held, delivery.deliveries) == ((delivery,), 2)
+    await delivery.ack()
+    assert await bus.depth(spec) == 0
+    await queue.close()
+
+
 async def test_an_empty_queue_answers_in_time(bus: Bus, spec: QueueSpec) -> None:
     queue = await bus.queue(spec)
     before = time.monotonic()

@@ -182,8 +182,7 @@ class JetStreamBus:
             return await self.publish(subject, payload, message_id=message_id, headers=headers)
 
         async def heal() -> None:
-            await self._heal()
-            await provision.ensure_queue(self._js, spec)
+            await self._heal(spec)
 
         queue = PullQueue(spec, _Source(inbox, heal), publish, on_dead=on_dead)
         self._queues.add(queue)
@@ -222,10 +221,12 @@ class JetStreamBus:
     async def _provision(self) -> None:
         await provision.ensure_topology(self._client, self._topology)
 
-    async def _heal(self) -> None:
+    async def _heal(self, *queues: QueueSpec) -> None:
         """Put back what a wiped server has forgotten. Raises: Unavailable."""
         try:
             await self._provision()
+            for spec in queues:
+                await provision.ensure_queue(self._js, spec)
         except ConfigurationError as error:
             # The server was fine when we connected; while it starts it may answer anything.
             raise Unavailable(f"NATS is not ready: {error}") from error

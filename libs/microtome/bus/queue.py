@@ -167,7 +167,7 @@ class PullQueue:
 
     async def fetch(self, limit: int, wait_s: float = 2.0) -> list[Delivery]:
         """Return up to `limit` messages: those that are there at once, otherwise the first ones to come
-        within `wait_s` seconds (at most 5; call again). May be empty.
+        within `wait_s` seconds (at most 5; call again). May be empty. One call at a time.
 
         Raises: Unavailable.
         """

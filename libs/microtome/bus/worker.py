@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from microtome.bus.headers import trace_context
 from microtome.bus.queue import Delivery, OnDead, PullQueue
-from microtome.errors import MicrotomeError, StaleAttempt, Unavailable
+from microtome.errors import MicrotomeError, StaleAttempt
 
 log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("microtome.bus")
@@ -57,7 +57,7 @@ class Worker:
         return len(self._tasks)
 
     async def wait(self) -> None:
-        """Return when the worker was stopped; raise what ended it otherwise (ConfigurationError)."""
+        """Return when the worker was stopped; raise what ended it otherwise (a bug)."""
         try:
             await asyncio.shield(self._loop)
         except asyncio.CancelledError:
@@ -87,7 +87,7 @@ class Worker:
                 continue
             try:
                 deliveries = await self._queue.fetch(free, FETCH_WAIT_S)
-            except Unavailable as error:
+            except MicrotomeError as error:
                 log.warning("no messages can be fetched: %s", error)
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
