@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.integration.eventlog.fixtures import database, database_url, log, own_postgres, postgres_url
+from tests.integration.eventlog.fixtures import database, database_url, template
 
-__all__ = ["database", "database_url", "log", "own_postgres", "postgres_url"]
+__all__ = ["database", "database_url", "template"]

@@ -1,56 +1,71 @@
-"""One Postgres per session, one migrated database per test (copied from a template)."""
+"""A migrated database per test, copied from one template; a Postgres of a test's own to kill."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from microtome.eventlog.database import Database
 from microtome.eventlog.migrate import migrate
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.readmodels.projection import ReadModels
-
 from tests.integration.eventlog.servers import PostgresProcess, home_folder
 
 
+def run_apart(work: Coroutine[None, None, None]) -> None:
+    """Run in a loop of its own; the test's may be running already."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+def with_name(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """URL of the server's own database; make databases of your own beside it."""
-    with home_folder() as home:
-        server = PostgresProcess(home)
-        server.start()
-        try:
-            asyncio.run(server.postgres.wait_ready())
-            asyncio.run(_make_template(server.postgres.url()))
-            yield server.postgres.url()
-        finally:
-            server.stop()
+def template(postgres_url: str) -> str:
+    """Name of a database with the schema and nothing else."""
+    name = f"template_{uuid4().hex}"
 
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(f"create database {name} template template0")
+        await connection.close()
+        await migrate(with_name(postgres_url, name))
 
-async def _make_template(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    await connection.execute("create database template_microtome")
-    await connection.close()
-    await migrate(_with_name(url, "template_microtome"))
-
-
-def _with_name(url: str, name: str) -> str:
-    return url.rsplit("/", 1)[0] + "/" + name
+    run_apart(make())
+    return name
 
 
 @pytest.fixture
-async def database_url(postgres_url: str) -> AsyncIterator[str]:
+async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
     """A database of the test's own, with the schema in it."""
     name = f"test_{uuid4().hex}"
     connection = await asyncpg.connect(postgres_url)
-    await connection.execute(f"create database {name} template template_microtome")
     try:
-        yield _with_name(postgres_url, name)
-    finally:
+        await connection.execute(f"create database {name} template {template}")
+        yield with_name(postgres_url, name)
         await connection.execute(f"drop database {name} with (force)")
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def empty_url(postgres_url: str) -> AsyncIterator[str]:
+    """A database of the test's own without anything in it."""
+    name = f"test_{uuid4().hex}"
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(f"create database {name} template template0")
+        yield with_name(postgres_url, name)
+        await connection.execute(f"drop database {name} with (force)")
+    finally:
         await connection.close()
 
 
@@ -73,7 +88,7 @@ def own_postgres() -> Iterator[PostgresProcess]:
         server = PostgresProcess(home)
         server.start()
         try:
-            asyncio.run(server.postgres.wait_ready())
+            run_apart(server.postgres.wait_ready())
             yield server
         finally:
             server.stop()
