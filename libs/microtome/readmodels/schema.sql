@@ -63,6 +63,7 @@ create table jobs (
 );
 create index jobs_of_workflow on jobs (workflow_id, ordinal);
 create index jobs_unfinished on jobs (job_id) where status in ('PENDING', 'RUNNING');
+comment on table jobs is 'Stream workflow-<workflow_id>: one row per job, the fold of what happened to it.';
 comment on column jobs.type is 'Number of the enum JobType.';
 comment on column jobs.ordinal is 'Order of submission within the workflow, from 0.';
 comment on column jobs.parameters is 'JobParameters in canonical JSON.';
