@@ -10,6 +10,10 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from nats_server import NatsServer
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
 from microtome.bus import headers, subjects
 from microtome.bus.bus import Bus
 from microtome.bus.jetstream import JetStreamBus
@@ -26,9 +30,6 @@ from microtome.errors import (
     Unavailable,
     UnreadableSlide,
 )
-from nats_server import NatsServer
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 
 Connect = Callable[[], Awaitable[Bus]]
 

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator
 
 import nats
 import pytest
+from nats.aio.client import Client
+from nats_server import NatsServer
+
 from microtome.bus import provision, subjects, topology
 from microtome.bus.jetstream import JetStreamBus
 from microtome.bus.queue import Delivery
 from microtome.bus.topology import PLAN, QueueSpec, Retention, StreamSpec, Topology, infer
 from microtome.errors import ConfigurationError, Unavailable
-from nats.aio.client import Client
-from nats_server import NatsServer
 
 VICTIM = """
 import asyncio, dataclasses, sys
@@ -96,6 +97,7 @@ async def test_consumption_survives_a_killed_server(own_nats: NatsServer) -> Non
         while len(done) < 120 or await bus.depth(spec):  # noqa: ASYNC110  # happens elsewhere
             await asyncio.sleep(0.05)
     assert set(done) == {str(number) for number in range(120)}
+    assert set(done.values()) == {1}, "what was done when the server died is not done again here"
     async with asyncio.timeout(10):
         seen = [int((await anext(events)).payload) for _ in range(120)]
     assert seen == list(range(120)), "in order, each once"

@@ -19,13 +19,14 @@ from microtome.bus import headers as header_names
 from microtome.bus import subjects
 from microtome.bus.message import Message, Published
 from microtome.bus.topology import QueueSpec
-from microtome.errors import Conflict, MicrotomeError, WorkerLost
+from microtome.errors import Conflict, MicrotomeError, Unavailable, WorkerLost
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
 RETRY_FACTOR = 3.0
 RETRY_LONGEST_S = 60.0
+VERDICTS_KEPT = 1024
 
 
 class InFlight(Protocol):
@@ -61,6 +62,7 @@ class Source(Protocol):
 
 
 Publish: TypeAlias = Callable[[str, bytes, str, Mapping[str, str]], Awaitable[Published]]
+Verdict: TypeAlias = Callable[[InFlight], Awaitable[None]]
 OnDead: TypeAlias = "Callable[[Delivery, MicrotomeError], Awaitable[None]]"
 
 
@@ -101,11 +103,12 @@ class Delivery:
     async def ack(self) -> None:
         """Say that the work is done and its outcome stored. Return when the server has confirmed.
 
-        Raises: Unavailable (the message will come again; its effects must be idempotent),
+        Raises: Unavailable (the message will come again: here it is then settled without being
+        handed out, but another process works on it anew, so effects must be idempotent),
         Conflict if it is settled.
         """
         self._settle()
-        await self.in_flight.ack()
+        await self._finish(lambda in_flight: in_flight.ack())
 
     async def retry(self, delay_s: float | None = None) -> None:
         """Send it back, to be delivered again after `delay_s` seconds (default: growing with each
@@ -128,7 +131,14 @@ class Delivery:
         if on_dead is not None:
             await on_dead(self, known)
         self._settle()
-        await self.in_flight.term()
+        await self._finish(lambda in_flight: in_flight.term())
+
+    async def _finish(self, verdict: Verdict) -> None:
+        try:
+            await verdict(self.in_flight)
+        except Unavailable:
+            self._queue.remember(self.message, verdict)
+            raise
 
     def _settle(self) -> None:
         if self._settled:
@@ -157,6 +167,7 @@ class PullQueue:
         self._publish = publish
         self._on_dead = on_dead
         self._held: dict[tuple[int, bytes], Delivery] = {}
+        self._verdicts: dict[tuple[int, bytes], Verdict] = {}
         self._closed = False
         self._heartbeats = asyncio.create_task(self._beat(), name=f"heartbeats {spec.durable}")
 
@@ -172,7 +183,11 @@ class PullQueue:
         Raises: Unavailable.
         """
         arrived = await self._source.pull(limit, min(wait_s, 5.0))
-        fresh = [delivery for in_flight in arrived if (delivery := self._hold(in_flight))]
+        fresh = [
+            delivery
+            for in_flight in arrived
+            if not await self._settled_before(in_flight) and (delivery := self._hold(in_flight))
+        ]
         usable = []
         for delivery in fresh:
             if delivery.deliveries > self.spec.max_deliver:
@@ -206,6 +221,24 @@ class PullQueue:
             return None
         delivery = self._held[key] = Delivery(self, in_flight)
         return delivery
+
+    def remember(self, message: Message, verdict: Verdict) -> None:
+        """Keep a verdict that the server did not hear, for when the message comes again; for `Delivery`."""
+        self._verdicts[_identity(message)] = verdict
+        if len(self._verdicts) > VERDICTS_KEPT:
+            del self._verdicts[next(iter(self._verdicts))]
+
+    async def _settled_before(self, in_flight: InFlight) -> bool:
+        verdict = self._verdicts.get(_identity(in_flight.message))
+        if verdict is None:
+            return False
+        try:
+            await verdict(in_flight)
+        except Unavailable as error:
+            log.warning("a message that is done could not be settled again: %s", error)
+        else:
+            self._verdicts.pop(_identity(in_flight.message), None)
+        return True
 
     def release(self, delivery: Delivery) -> None:
         """Let go of a delivery that was settled; for `Delivery`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import urllib.request
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from microtome.errors import ConfigurationError
 from microtome.telemetry import metrics
-from prometheus_client.parser import text_string_to_metric_families
 
 
 def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

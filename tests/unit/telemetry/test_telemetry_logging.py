@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
 from microtome.errors import ConfigurationError
 from microtome.telemetry import logging as telemetry_logging
-from opentelemetry.sdk.trace import TracerProvider
 
 
 @pytest.fixture
