@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -73,11 +74,11 @@ def _check_size(width: int, height: int, limit: int) -> None:
 def _open_whole(path: Path) -> FlatPicture:
     try:
         # Opening reads the header only; the size is checked before anything is decoded.
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with _own_limit(), Image.open(path, formats=("PNG", "JPEG")) as image:
             vendor = (image.format or "").lower()
             width, height, mode, dpi = *image.size, image.mode, image.info.get("dpi")
             has_alpha = "A" in mode or "transparency" in image.info
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:
         raise UnreadableSlide(f"{path.name} cannot be read: {error}.") from error
     _check_size(width, height, MAX_WHOLE_PIXELS)
     if mode not in {"RGB", "RGBA", "L", "LA", "P", "1", "PA"} and not mode.startswith("I"):
@@ -101,18 +102,24 @@ def _open_whole(path: Path) -> FlatPicture:
 
 
 def _decode_whole(path: Path, has_alpha: bool, deep: bool) -> Pixels:
-    # Pillow's own limit is for the unwary; this picture's size was checked.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_WHOLE_PIXELS
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with _own_limit(), Image.open(path, formats=("PNG", "JPEG")) as image:
             if deep:
                 grey = (np.asarray(image).astype(np.uint32) * 255 + 32_767) // 65_535
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
             if has_alpha:
                 return on_white(np.asarray(image.convert("RGBA")))
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:
         raise UnreadableSlide(f"{path.name} is damaged or truncated: {error}.") from error
+
+
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Without Pillow's limit, which warns or raises of its own: sizes are checked here, by the header."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

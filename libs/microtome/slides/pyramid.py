@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -44,20 +45,30 @@ def write_pyramid(
     a third of its size.
     """
     encoder = _Encoder(compression, quality)
-    with tempfile.TemporaryDirectory(prefix=".pyramid-", dir=path.parent) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder,
+        ExitStack() as spools,
+    ):
         levels = _plan(width, height, encoder, Path(folder))
+        for level in levels:
+            spools.enter_context(level.spool)
         partial = Path(folder) / "complete.tif"
         with tifffile.TiffWriter(partial, bigtiff=True) as writer:
             first = levels[0].consume(_cut(bands, width, height))
             _write_level(writer, levels[0], first, encoder, mpp, description)
-            # The writer takes as many tiles as it needs; only the end of the generator checks the number of rows.
-            if next(first, None) is not None:
-                raise ValueError(f"the bands have more than {height} rows")
+            # The writer takes as many tiles as it needs, whatever the number of rows.
+            if levels[0].rows != height:
+                raise ValueError(f"the bands have {levels[0].rows} rows or more, not {height}")
             if levels[0].next is not None:
                 levels[0].next.finish()
             for level in levels[1:]:
                 _write_level(writer, level, level.spooled(), encoder, mpp, None)
         partial.replace(path)
+
+
+def partial_prefix(path: Path) -> str:
+    """How the temporary folders are named in which `path` is made; what a killed process leaves behind."""
+    return f".{path.name}-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +102,14 @@ class _Level:
     encoder: _Encoder
     spool: BinaryIO
     next: _Level | None = None
+    rows: int = 0
     pending: list[Pixels] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
 
     def consume(self, bands: Iterable[Pixels]) -> Iterator[bytes]:
         """Encoded tiles of bands of `TILE` rows; only the last band of a level may be lower."""
         for band in bands:
+            self.rows += band.shape[0]
             if self.next is not None:
                 self.next.push(box_mean(band, 2))
             for x in range(0, self.width, TILE):
@@ -166,7 +179,6 @@ def _write_level(
         **resolution,
         **encoder.tags(),
     )
-    level.spool.close()
 
 
 def _cut(bands: Iterable[Pixels], width: int, height: int) -> Iterator[Pixels]:
@@ -187,7 +199,7 @@ def _cut(bands: Iterable[Pixels], width: int, height: int) -> Iterator[Pixels]:
             held, rows = ([joined[whole:].copy()], rows - whole) if rows > whole else ([], 0)
     if held:
         yield np.concatenate(held)
-    if seen != height:
+    if seen < height:
         raise ValueError(f"the bands have {seen} rows, not {height}")
 
 

@@ -141,15 +141,18 @@ def _scale(mpp: float, target_mpp: float) -> tuple[float, tuple[str, ...]]:
 
 
 def _best_level(size: tuple[int, int], levels: tuple[tuple[int, int], ...], scale: float) -> int:
-    """The smallest level that divides level 0 without a remainder and is not coarser than the model.
+    """The coarsest level that divides level 0 without a remainder and still holds what the model is to see.
 
-    Only there do whole positions of the level fall on whole positions of level 0; elsewhere OpenSlide
-    interpolates by a fraction that depends on where one reads.
+    Only where levels divide evenly do their whole positions fall on whole positions of level 0; elsewhere OpenSlide
+    interpolates by a fraction that depends on where one reads. A whole `scale` must stay a mean of whole boxes;
+    otherwise at least two pixels of the level are wanted for one of the model's, or the average blurs.
     """
     best, coarsest = 0, 1
     for index, (width, height) in enumerate(levels):
         factor = size[0] // width
         exact = size == (width * factor, height * factor)
-        if exact and coarsest < factor <= scale:
+        step = scale / factor
+        fits = step == round(step) if scale == round(scale) else step >= 2
+        if exact and fits and coarsest < factor <= scale:
             best, coarsest = index, factor
     return best

@@ -11,12 +11,15 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 from microtome.errors import MicrotomeError, TooLarge, UnreadableSlide
 from microtome.slides.facts import SlideFacts
+from microtome.slides.opening import converted_path
+from microtome.slides.pyramid import partial_prefix
 
 _ERRORS: dict[str, type[MicrotomeError]] = {error.code: error for error in (TooLarge, UnreadableSlide)}
 
@@ -47,6 +50,7 @@ async def inspect_sandboxed(
         raise UnreadableSlide(f"{path.name} could not be read within {timeout_s:.0f} seconds.") from error
     finally:
         await _end(child)
+        await asyncio.to_thread(_sweep, path)
     if child.returncode != 0:
         raise UnreadableSlide(f"{path.name} made the reader fail ({_reason(child.returncode)}).")
     try:
@@ -65,6 +69,12 @@ def _environment() -> dict[str, str]:
     }
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     return {**kept, **threads, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed conversion left behind; a finished one leaves nothing."""
+    for folder in path.parent.glob(partial_prefix(converted_path(path)) + "*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

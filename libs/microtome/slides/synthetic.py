@@ -78,7 +78,7 @@ def _noise(size: int, wavelength: float, random: np.random.Generator) -> Floats:
     cells = max(4, round(size / wavelength) + 3)
     coarse = random.normal(0, 1, (cells, cells)).astype(np.float32)
     field = np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
-    return (field - field.mean()) / max(float(field.std()), 1e-6)
+    return np.asarray((field - field.mean()) / max(float(field.std()), 1e-6), np.float32)
 
 
 def _tissue(size: int, random: np.random.Generator) -> Floats:

@@ -107,12 +107,15 @@ def _absorbed(rgb: npt.NDArray[np.uint8], marks: Bits, sigma: float) -> npt.NDAr
 
 
 def _glass(rgb: npt.NDArray[np.uint8], marks: Bits) -> npt.NDArray[np.float64]:
-    """The colour of empty glass: the median of bright colourless pixels, or nearly white when there are too few."""
+    """The colour of empty glass: that of the brightest of the colourless pixels, or nearly white without any.
+
+    Not their middle: on a slide full of pale tissue most of them are tissue.
+    """
     low, high = rgb.min(axis=2), rgb.max(axis=2)
     empty = (low > 200) & (high - low < 16) & ~marks
     if empty.sum() < 0.01 * empty.size:
         return np.full(3, 243.0)
-    return np.median(rgb[empty], axis=0)
+    return np.asarray(np.percentile(rgb[empty], 90, axis=0), np.float64)
 
 
 def _threshold(strength: npt.NDArray[np.float32], parameters: TissueParameters) -> float:

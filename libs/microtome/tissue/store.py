@@ -54,7 +54,7 @@ def save_mask(mask: TissueMask, path: Path) -> None:
 def load_mask(path: Path) -> TissueMask:
     """Read a mask. Raises `NotFound` when there is none, `UnreadableSlide` when the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             head = json.loads(stored["head"].tobytes())
             height, width = (int(side) for side in stored["shape"])
             bits = np.unpackbits(stored["bits"], axis=1, count=width).astype(np.bool_)

@@ -1,0 +1,170 @@
+"""Tissue is found; glass, ink, edges and borders are not."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from microtome.errors import NotFound, UnreadableSlide
+from microtome.slides.conversion import make_readable
+from microtome.slides.synthetic import paint, write_synthetic_slide
+from microtome.tissue.coverage import tile_has_tissue, tissue_fraction
+from microtome.tissue.mask import TissueMask, TissueParameters, find_tissue, tissue_mask
+from microtome.tissue.store import encode_png, load_mask, save_mask
+
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real images (../shared/data) are not here")
+
+
+def glass(height: int = 300, width: int = 400) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(242, 2, (height, width, 3))
+    return np.clip(noise, 0, 255).astype(np.uint8)
+
+
+def with_patch(colour: tuple[int, int, int], roughness: float = 12) -> np.ndarray:
+    picture = glass()
+    patch = np.random.default_rng(1).normal(0, roughness, (100, 120, 1)) + np.array(colour)
+    picture[100:200, 150:270] = np.clip(patch, 0, 255)
+    return picture
+
+
+def test_blank_glass_has_no_tissue() -> None:
+    assert not tissue_mask(glass(), 8.0)[0].any()
+    assert not tissue_mask(np.full((64, 64, 3), 255, np.uint8), 8.0)[0].any()
+    assert not tissue_mask(np.zeros((64, 64, 3), np.uint8), 8.0)[0].any()
+
+
+@pytest.mark.parametrize("colour", [(215, 120, 165), (130, 90, 160), (234, 210, 226), (170, 150, 150)])
+def test_stained_and_pale_tissue_is_found(colour: tuple[int, int, int]) -> None:
+    bits, _ = tissue_mask(with_patch(colour), 8.0)
+    assert bits[105:195, 155:265].mean() > 0.98
+    bits[95:205, 145:275] = False
+    assert not bits.any()
+
+
+@pytest.mark.parametrize("colour", [(40, 160, 130), (30, 60, 190), (210, 30, 50), (20, 20, 22)])
+def test_ink_is_not_tissue(colour: tuple[int, int, int]) -> None:
+    picture = with_patch(colour, roughness=2)
+    picture = cv2.GaussianBlur(picture, (0, 0), 3)
+    assert tissue_mask(picture, 8.0)[0].mean() < 0.002
+
+
+def test_a_black_border_and_a_coverslip_edge_are_not_tissue() -> None:
+    picture = with_patch((215, 120, 165))
+    picture[:, :30] = 0
+    picture[:20] = 3
+    cv2.line(picture, (350, 20), (390, 299), (90, 90, 92), 2)
+    bits, _ = tissue_mask(picture, 8.0)
+    assert bits[105:195, 155:265].all()
+    assert not bits[:, :40].any()
+    assert not bits[:, 300:].any()
+
+
+def test_specks_go_and_small_holes_close() -> None:
+    picture = with_patch((215, 120, 165))
+    picture[20:23, 20:23] = (200, 100, 150)
+    picture[145:153, 200:208] = 242
+    bits, _ = tissue_mask(picture, 8.0)
+    assert not bits[10:40, 10:40].any()
+    assert bits[140:160, 195:215].all()
+
+
+def test_the_mask_of_a_slide_maps_to_level_0(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    write_synthetic_slide(path, size=1500, seed=2)
+    nuclei = paint(1500, seed=2)[1]
+    mask = find_tissue(path, 0.5)
+    assert mask.bits.shape == (512, 512)
+    assert mask.downsample == (pytest.approx(1500 / 512), pytest.approx(1500 / 512))
+    assert 0.2 < mask.fraction < 0.7
+    assert mask.area_mm2 == pytest.approx(mask.fraction * (1500 * 0.5 / 1000) ** 2)
+    inside = [tissue_fraction(mask, n.x, n.y, n.x + 1, n.y + 1) > 0 for n in nuclei]
+    assert np.mean(inside) > 0.99
+    assert not tile_has_tissue(mask, 0, 0, 100, 100)
+    unknown = find_tissue(path, None)
+    assert unknown.mpp is None
+    assert unknown.area_mm2 is None
+    assert any("unknown" in note for note in unknown.notes)
+
+
+def test_coverage_depends_on_the_rectangle_alone() -> None:
+    bits = np.zeros((50, 80), np.bool_)
+    bits[10, 20] = True
+    mask = TissueMask(bits, 800, 500, (10.0, 10.0), 8.0, 0.05, TissueParameters(), ())
+    assert tile_has_tissue(mask, 200, 100, 210, 110)
+    assert not tile_has_tissue(mask, 210, 100, 300, 200)
+    # A neighbour whose halo reaches the tissue is not skipped: its nuclei's context is there.
+    assert tile_has_tissue(mask, 210, 100, 300, 200, halo=1)
+    assert not tile_has_tissue(mask, 0, 0, 800, 500, min_fraction=0.01)
+    assert tile_has_tissue(mask, 200, 100, 220, 110, min_fraction=0.5)
+    assert not tile_has_tissue(mask, -500, -500, -1, -1)
+    assert tile_has_tissue(mask, -100, -100, 5000, 5000)
+    for step in (30, 70, 110):
+        covered = [
+            (x, y) for y in range(0, 500, step) for x in range(0, 800, step) if tile_has_tissue(mask, x, y, x + step, y + step)
+        ]  # fmt: skip
+        assert (200 // step * step, 100 // step * step) in covered
+
+
+def test_masks_are_kept_as_they_are(tmp_path: Path) -> None:
+    bits = np.random.default_rng(4).random((37, 53)) > 0.5
+    mask = TissueMask(bits, 530, 370, (10.0, 10.5), 4.0, 0.05, TissueParameters(), ("a note",))
+    path = tmp_path / "deep" / "mask.npz"
+    save_mask(mask, path)
+    loaded = load_mask(path)
+    assert np.array_equal(loaded.bits, bits)
+    assert (loaded.downsample, loaded.mpp, loaded.threshold, loaded.parameters, loaded.notes) == (
+        mask.downsample, mask.mpp, mask.threshold, mask.parameters, mask.notes,
+    )  # fmt: skip
+    first = path.read_bytes()
+    save_mask(loaded, path)
+    assert path.read_bytes() == first
+    assert [entry.name for entry in path.parent.iterdir()] == ["mask.npz"]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(mask)))), bits)
+    with pytest.raises(NotFound):
+        load_mask(tmp_path / "none.npz")
+    path.write_bytes(first[: len(first) // 2])
+    with pytest.raises(UnreadableSlide):
+        load_mask(path)
+
+
+# Shares of tissue by eye; tiles are halved, so that structures have about the size they have in a slide's mask.
+TILES = {
+    "no-tissue.png": (0, 0.003), "no-tissue2.png": (0, 0.003), "no-tissue-line.png": (0, 0.003),
+    "no-tissue-green-pen.png": (0, 0.003), "no-tissue-red-pen.png": (0, 0.03), "almost-white-2.png": (0.005, 0.06),
+    "high-nuclei-score-level0.png": (0.97, 1), "high-nuclei-score-level2.png": (0.1, 0.2),
+    "high-nuclei-score-red-pen-level1.png": (0.85, 1), "medium-nuclei-score-level0.png": (0.85, 0.98),
+    "medium-nuclei-score-level1.png": (0.5, 0.7), "medium-nuclei-score-level1-2.png": (0.97, 1),
+    "medium-nuclei-score-level2.png": (0.7, 0.9), "medium-nuclei-score-green-pen-level1.png": (0.3, 0.6),
+    "tissue-level0-4302-10273-4814-10785.png": (0.6, 1), "tissue-level0-7352-11762-7864-12274.png": (0.8, 0.95),
+    "tissue-level2-1784-6289-5880-10386.png": (0.65, 0.85), "tissue-level2-3000-7666-7096-11763.png": (0.7, 0.9),
+    "tissue-level2-4640-4649-8736-8746.png": (0.7, 0.87), "tissue-level2-4760-5241-8856-9338.png": (0.7, 0.87),
+    "low-nuclei-score-level0.png": (0.03, 0.9), "low-nuclei-score-level1.png": (0.2, 0.9),
+    "very-low-nuclei-score-level0.png": (0.97, 1), "very-low-nuclei-score-red-pen-level1.png": (0.02, 0.5),
+}  # fmt: skip
+
+
+@real
+@pytest.mark.parametrize("name", TILES)
+def test_real_tiles(name: str) -> None:
+    rgb = np.asarray(Image.open(DATA / "tiles" / "artifacts" / name).convert("RGB"))
+    half = cv2.resize(rgb, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    low, high = TILES[name]
+    assert low <= tissue_mask(half, 4.0)[0].mean() <= high
+
+
+@real
+def test_real_slides(tmp_path: Path) -> None:
+    slides = DATA / "slides"
+    assert 0.35 < find_tissue(slides / "CMU-1-Small-Region.svs", 0.499).fraction < 0.45
+    assert 0.58 < find_tissue(slides / "TCGA-CR-7395-01A-01-TS1.svs", None).fraction < 0.68
+    blank = tmp_path / "kidney.tif"
+    shutil.copyfile(slides / "kidney-48-5.tif", blank)
+    make_readable(blank)
+    assert find_tissue(blank, None).fraction < 0.01
