@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 
 from microtome.contracts.messages import Message
-from microtome.domain.workflow import Command, Workflow, decide, evolve
+from microtome.domain.workflow import Command, Limits, Workflow, decide, evolve
 from microtome.errors import ConcurrencyConflict, NotFound
 from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
 from microtome.telemetry.tracing import current_traceparent
@@ -27,10 +27,9 @@ def stream_of(workflow_id: str) -> str:
 class Workflows:
     """Executes commands on workflows."""
 
-    def __init__(self, log: EventLog, max_attempts: int) -> None:
-        """`max_attempts`: how often a job may fail for transient reasons, or lose its worker."""
+    def __init__(self, log: EventLog, limits: Limits) -> None:
         self._log = log
-        self._max_attempts = max_attempts
+        self._limits = limits
 
     async def load(self, workflow_id: str) -> tuple[Workflow, int]:
         """Return a workflow as it is now and the version of its stream; `NotFound` if there is none."""
@@ -51,7 +50,7 @@ class Workflows:
         """
         for _ in range(_TRIES):
             workflow, version = await self.load(workflow_id)
-            events = decide(workflow, command, max_attempts=self._max_attempts)
+            events = decide(workflow, command, self._limits)
             if not events:
                 return ()
             try:
@@ -71,4 +70,4 @@ def new_event(message: Message, user_id: str, *, traceparent: str | None = None)
     """Return an event about to be appended; it remembers the trace in which it came to be."""
     traceparent = traceparent or current_traceparent()
     meta = {"traceparent": traceparent} if traceparent else {}
-    return NewEvent(event_id=str(uuid.uuid4()), message=message, tenant=user_id, meta=meta)
+    return NewEvent(event_id=uuid.uuid4(), message=message, tenant=user_id, meta=meta)

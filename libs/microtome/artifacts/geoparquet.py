@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from microtome.artifacts.outlines import Outlines
 
@@ -73,7 +74,7 @@ class CellsParquet:
         if self._rows >= ROW_GROUP_CELLS:
             self._flush()
 
-    def _batch(self, cells: Outlines, lower: np.ndarray, upper: np.ndarray) -> pa.RecordBatch:
+    def _batch(self, cells: Outlines, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> pa.RecordBatch:
         # Bounds are float32: rounded outwards, so that a filter never loses a cell.
         low = np.nextafter(lower.astype(np.float32), np.float32(-np.inf))
         high = np.nextafter(upper.astype(np.float32), np.float32(np.inf))
@@ -111,6 +112,7 @@ class CellsParquet:
         return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def polygon_wkb(ring: np.ndarray) -> bytes:
+def polygon_wkb(ring: NDArray[np.float64]) -> bytes:
     """Return a polygon of one open ring, float64 [k, 2], as little-endian WKB; the ring is closed here."""
-    return struct.pack("<BIII", 1, 3, 1, len(ring) + 1) + ring.tobytes() + ring[0].tobytes()
+    closed = np.concatenate((ring, ring[:1]))
+    return struct.pack("<BIII", 1, 3, 1, len(closed)) + closed.astype("<f8").tobytes()

@@ -51,9 +51,7 @@ class Outlines:
 
 def outlines(cells: TileCells, scale: float, content_key: str) -> Outlines:
     """Return a tile's cells on the slide; `scale` is level-0 pixels per model pixel."""
-    order = np.argsort(
-        hilbert_index(cells.seed_x.astype(np.int64), cells.seed_y.astype(np.int64), 31), kind="stable"
-    )
+    order = np.argsort(hilbert_index(cells.seed_x.astype(np.int64), cells.seed_y.astype(np.int64), 31), kind="stable")
     lengths = np.diff(cells.ring_offsets)[order]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
     # For each point of the result, the index of the point that it comes from.

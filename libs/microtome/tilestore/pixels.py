@@ -8,7 +8,6 @@ disk, and the folder is best kept in memory (`/dev/shm`).
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -98,7 +97,6 @@ class LocalPixelStore:
                 parent.rmdir()
 
     def _path(self, key: str) -> Path:
-        if key.startswith(("/", ".")) or ".." in key.split(os.sep):
+        if key.startswith(("/", ".")) or ".." in Path(key).parts:
             raise ValueError(f"not a tile key: {key!r}")
         return self._root / f"{key}.npy"
-

@@ -1,0 +1,133 @@
+"""Working on one attempt at a job, fenced and with an end that is always told.
+
+Promises: the body runs only while this process holds the attempt's lease; a cancelled, lost or superseded attempt
+stops the body within a renewal; whatever ends the body badly becomes a `JobFailed` that says whether trying again
+can help. Refuses: to report success; the body does that, since only it knows the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from microtome.bus import subjects
+from microtome.bus.bus import Bus
+from microtome.contracts.codec import to_bytes
+from microtome.contracts.messages import JobProgress
+from microtome.domain.workflow import ReportFailure
+from microtome.errors import Busy, Conflict, MicrotomeError, NotFound, StaleAttempt
+from microtome.leases.lease import Lease, Leases, Progress, Stage
+from microtome.process import Process
+from microtome.readmodels.queries import JobContext
+
+log = logging.getLogger(__name__)
+
+# How long a handed-over job may lie in a queue before somebody looks for it.
+HAND_OVER_S = 120.0
+# How often progress is told; the lease is renewed at the same beat, so it must be short against the lease.
+BEAT_S = 1.0
+
+
+@dataclass(eq=False)
+class Attempt:
+    """An attempt in work: its job's context, its lease, and how far it is."""
+
+    context: JobContext
+    lease: Lease
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def job_id(self) -> str:
+        """The job's global id."""
+        return self.context.job_id
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number."""
+        return self.lease.attempt
+
+
+Body = Callable[[Attempt], Awaitable[None]]
+
+
+class Attempts:
+    """Runs bodies under leases."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def work(self, job_id: str, attempt: int, stage: Stage, body: Body) -> None:
+        """Run `body` on this attempt, or do nothing when it is over or in other hands.
+
+        Raises transient errors of the log or the leases only; then the message must come again.
+        """
+        try:
+            async with self._held(job_id, attempt, stage) as held:
+                try:
+                    await body(held)
+                except StaleAttempt:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it
+                    await self._report(held, error)
+        except StaleAttempt as stale:
+            log.info("left an attempt: %s", stale, extra={"job_id": job_id, "attempt": attempt})
+        except Busy:
+            log.info("the attempt is in other hands", extra={"job_id": job_id, "attempt": attempt})
+
+    async def fail(self, job_id: str, workflow_id: str, attempt: int, error: MicrotomeError) -> None:
+        """Report that an attempt came to nothing, from outside of it; a stale attempt is left alone."""
+        try:
+            await self._fail(workflow_id, job_id, attempt, error)
+        except (StaleAttempt, NotFound) as over:
+            log.info("a failure came too late: %s", over)
+
+    @asynccontextmanager
+    async def _held(self, job_id: str, attempt: int, stage: Stage) -> AsyncIterator[Attempt]:
+        leases: Leases = self._process.leases
+        lease = await leases.take(job_id, attempt, f"{self._process.owner}/{uuid.uuid4().hex[:8]}", stage)
+        held = Attempt(context=await self._process.queries.job_context(job_id), lease=lease)
+        async with leases.keep(lease, BEAT_S, lambda: held.progress):
+            yield held
+
+    async def _report(self, held: Attempt, error: Exception) -> None:
+        if isinstance(error, MicrotomeError):
+            log.warning("an attempt failed: %s", error, extra={"job_id": held.job_id, "code": error.code})
+            known = error
+        else:
+            log.error("an attempt failed unexpectedly", exc_info=error, extra={"job_id": held.job_id})
+            known = MicrotomeError(f"{type(error).__name__}: {error}")
+        await self._fail(held.context.workflow_id, held.job_id, held.attempt, known)
+
+    async def _fail(self, workflow_id: str, job_id: str, attempt: int, error: MicrotomeError) -> None:
+        command = ReportFailure(
+            job_id=job_id,
+            attempt=attempt,
+            code=error.code,
+            detail=error.detail,
+            transient=error.transient,
+            now=datetime.now(UTC),
+        )
+        try:
+            await self._process.workflows.execute(workflow_id, command)
+        except Conflict as conflict:
+            log.warning("a failure could not be recorded: %s", conflict)
+
+
+async def tell_progress(bus: Bus, attempt: Attempt, stage: Stage) -> None:
+    """Announce how far an attempt is; may be lost."""
+    context, now = attempt.context, attempt.progress
+    told = JobProgress(
+        job_id=context.job_id,
+        workflow_id=context.workflow_id,
+        attempt=attempt.attempt,
+        stage=stage,
+        tiles_processed=now.tiles_processed,
+        tiles_total=now.tiles_total or 0,
+        tiles_skipped=now.tiles_skipped,
+        cells=now.cells,
+    )
+    await bus.announce(subjects.progress(context.user_id, context.workflow_id, context.job_id), to_bytes(told))

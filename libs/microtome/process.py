@@ -1,0 +1,115 @@
+"""What every worker process stands on: log, read models, leases, bus, telemetry.
+
+Promises: when `connected` gives a `Process`, the schema and the streams are there and telemetry runs; at the end
+everything is closed in the reverse order. `run` turns SIGTERM and SIGINT into a stop that lets work finish.
+Refuses: to know what the process works on; that is wired by each service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from microtome.bus.bus import Bus
+from microtome.bus.jetstream import JetStreamBus
+from microtome.domain.limits import Limits
+from microtome.errors import MicrotomeError
+from microtome.eventlog.database import Database
+from microtome.eventlog.migrate import migrate
+from microtome.eventlog.postgres import PostgresEventLog
+from microtome.leases.postgres import PostgresLeases
+from microtome.readmodels.projection import ReadModels
+from microtome.readmodels.queries import Queries
+from microtome.settings import ServiceSettings
+from microtome.telemetry import logging as logs
+from microtome.telemetry import tracing
+from microtome.telemetry.metrics import process_registry, serve_metrics
+from microtome.workflows import Workflows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """The adapters of one running process."""
+
+    name: str
+    # Names this process in leases: nobody else ever has the same.
+    owner: str
+    database: Database
+    log: PostgresEventLog
+    queries: Queries
+    leases: PostgresLeases
+    bus: Bus
+    workflows: Workflows
+    registry: CollectorRegistry
+
+
+@contextlib.asynccontextmanager
+async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Process]:
+    """Connect everything. Raises `Unavailable` or `ConfigurationError`."""
+    logs.setup(name, settings.log_level)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(tracing.setup(name).shutdown)
+        registry = process_registry()
+        stack.callback(serve_metrics(settings.metrics_port, registry).close)
+        await migrate(settings.microtome_database_url)
+        database = await stack.enter_async_context(await Database.connect(settings.microtome_database_url, name=name))
+        event_log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))
+        bus = await JetStreamBus.connect(settings.microtome_nats_url, name=name)
+        stack.push_async_callback(bus.close)
+        log.info("connected")
+        yield Process(
+            name=name,
+            owner=f"{name}@{socket.gethostname()}:{os.getpid()}",
+            database=database,
+            log=event_log,
+            queries=Queries(database),
+            leases=PostgresLeases(database, lease_seconds=settings.lease_seconds),
+            bus=bus,
+            workflows=Workflows(event_log, Limits(max_attempts=settings.max_attempts)),
+            registry=registry,
+        )
+
+
+async def until(stop: asyncio.Event, *ending: Awaitable[None]) -> None:
+    """Return when `stop` is set, or when one of `ending` ends; raise what that one raised."""
+    stopped = asyncio.ensure_future(stop.wait())
+    others = [asyncio.ensure_future(awaitable) for awaitable in ending]
+    done, pending = await asyncio.wait({stopped, *others}, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `serve(stop)` until it returns; `stop` is set by SIGTERM and SIGINT.
+
+    Exits with status 1 and one clear line on a `MicrotomeError`.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await serve(stop)
+
+    try:
+        uvloop.run(main())
+    except MicrotomeError as error:
+        log.error("cannot go on: %s", error)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,240 @@
+"""From messages of tiles to stored cells.
+
+Promises: batches are filled with tiles of all running jobs, in order of arrival; loading, the network and the
+head run at the same time; what is in memory is bounded by two batches and the head's pool. A message is
+acknowledged after all of its tiles are stored, so a crash at any point only repeats work.
+Refuses: tiles of attempts that no longer run, tiles that have a result (they are not computed again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from opentelemetry import trace
+
+from microtome.bus import subjects
+from microtome.bus.bus import Bus
+from microtome.bus.headers import trace_context
+from microtome.bus.queue import Delivery, PullQueue
+from microtome.contracts.codec import from_bytes, to_bytes
+from microtome.contracts.messages import InferWork, TileRef, TilesInferred
+from microtome.errors import MicrotomeError
+from microtome.process import until
+from microtome.segmentation.cells import TileCells, segment_tile, write_cells
+from microtome.segmentation.engine import Engine
+from microtome.segmentation.model import Model
+from microtome.tilestore import PixelStore, ResultStore
+from services.inference.assignment import Assignment, LoadedTile
+from services.inference.metrics import InferenceMetrics
+
+log = logging.getLogger(__name__)
+_tracer = trace.get_tracer("microtome.inference")
+
+FETCH_WAIT_S = 2.0
+OUTAGE_PAUSE_S = 0.5
+
+IsCurrent = Callable[[str, int], Awaitable[bool]]
+OnDead = Callable[[Delivery, MicrotomeError], Awaitable[None]]
+
+
+class Pipeline:
+    """Works on one model's queue until it is stopped."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        queue: PullQueue,
+        engine: Engine,
+        model: Model,
+        batch_size: int,
+        head_workers: int,
+        pixels: PixelStore,
+        results: ResultStore,
+        is_current: IsCurrent,
+        on_dead: OnDead,
+        metrics: InferenceMetrics,
+    ) -> None:
+        self._bus = bus
+        self._queue = queue
+        self._engine = engine
+        self._model = model
+        self._batch_size = batch_size
+        self._pixels = pixels
+        self._results = results
+        self._is_current = is_current
+        self._on_dead = on_dead
+        self._metrics = metrics
+        self._loaded: asyncio.Queue[LoadedTile] = asyncio.Queue(maxsize=2 * batch_size)
+        self._finishing = asyncio.Semaphore(head_workers + batch_size)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._heads = ThreadPoolExecutor(head_workers, thread_name_prefix="head")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Fetch and infer until `stop` is set; then finish what is in the network and send the rest back."""
+        fetching = asyncio.create_task(self._fetch_for_ever(), name="fetch")
+        inferring = asyncio.create_task(self._infer_for_ever(), name="infer")
+        try:
+            await until(stop, fetching, inferring)
+        finally:
+            await asyncio.gather(fetching, inferring, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._queue.close()
+            for pool in (self._loader, self._network, self._heads):
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    async def _fetch_for_ever(self) -> None:
+        while True:
+            try:
+                deliveries = await self._queue.fetch(self._batch_size, FETCH_WAIT_S)
+            except MicrotomeError as error:
+                log.warning("cannot fetch tiles: %s", error)
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+                continue
+            for delivery in deliveries:
+                await self._accept(delivery)
+
+    async def _accept(self, delivery: Delivery) -> None:
+        """Load the tiles of one message, as the network has room for them."""
+        try:
+            work = from_bytes(InferWork, delivery.payload)
+            assignment = Assignment(work=work, delivery=delivery, remaining=len(work.tiles))
+            if not await self._is_current(*assignment.prefix):
+                await self._drop(assignment)
+                return
+            known = await asyncio.to_thread(self._results.known, work.content_key)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the message must be settled
+            await self._settle_failed(delivery, error)
+            return
+        self._metrics.active(+1)
+        for tile in work.tiles:
+            if (tile.row, tile.column) in known:
+                self._tile_done(assignment, cells=0)
+                continue
+            try:
+                pixels = await self._on(self._loader, self._pixels.get, tile.pixels)
+            except Exception as error:  # noqa: BLE001
+                self._tile_done(assignment, error=error)
+                continue
+            await self._loaded.put(LoadedTile(assignment, tile, pixels))
+
+    async def _infer_for_ever(self) -> None:
+        held: LoadedTile | None = None
+        while True:
+            batch = [held or await self._loaded.get()]
+            held = None
+            while len(batch) < self._batch_size and not self._loaded.empty():
+                tile = self._loaded.get_nowait()
+                if tile.pixels.shape != batch[0].pixels.shape:
+                    held = tile  # All tiles of one call share a shape; this one begins the next call.
+                    break
+                batch.append(tile)
+            live = [tile for tile in batch if tile.assignment.error is None]
+            for tile in batch:
+                if tile.assignment.error is not None:
+                    self._tile_done(tile.assignment)
+            if live:
+                await self._infer(live)
+
+    async def _infer(self, batch: list[LoadedTile]) -> None:
+        pixels = np.stack([tile.pixels for tile in batch])
+        low = np.stack([tile.assignment.low for tile in batch])
+        scale = np.stack([tile.assignment.scale for tile in batch])
+        began = time.perf_counter()
+        context = trace_context(batch[0].assignment.delivery.headers)
+        with _tracer.start_as_current_span("infer batch", context=context, attributes={"tiles": len(batch)}):
+            try:
+                logits = await self._on(self._network, self._engine.infer, pixels, low, scale)
+            except Exception as error:
+                log.exception("the network failed on a batch")
+                for tile in batch:
+                    self._tile_done(tile.assignment, error=error)
+                return
+        seconds = (time.perf_counter() - began) / len(batch)
+        self._metrics.network(len(batch), seconds)
+        for tile, of_tile in zip(batch, logits, strict=True):
+            await self._finishing.acquire()
+            self._spawn(self._finish(tile, of_tile, seconds))
+
+    async def _finish(self, tile: LoadedTile, logits: NDArray[np.float32], network_s: float) -> None:
+        work = tile.assignment.work
+        path = self._results.tile(work.content_key, tile.ref.row, tile.ref.column)
+        try:
+            grid_tile = tile.assignment.grid.tile(tile.ref.row, tile.ref.column)
+            cells = await self._on(self._heads, self._segment_and_store, logits, grid_tile, network_s, path)
+        except Exception as error:
+            log.exception("a tile's cells could not be found or stored")
+            self._tile_done(tile.assignment, error=error)
+        else:
+            self._metrics.done(cells.seconds)
+            self._tile_done(tile.assignment, cells=len(cells))
+        finally:
+            self._finishing.release()
+
+    def _segment_and_store(self, logits: NDArray[np.float32], tile: Any, network_s: float, path: Path) -> TileCells:  # noqa: ANN401
+        cells = segment_tile(logits, tile, self._model).with_seconds({"network": network_s})
+        write_cells(cells, path)
+        return cells
+
+    def _tile_done(self, assignment: Assignment, *, cells: int = 0, error: BaseException | None = None) -> None:
+        assignment.remaining -= 1
+        assignment.cells += cells
+        assignment.error = assignment.error or error
+        if assignment.remaining == 0:
+            self._metrics.active(-1)
+            self._spawn(self._settle(assignment))
+
+    async def _settle(self, assignment: Assignment) -> None:
+        if assignment.error is not None:
+            await self._settle_failed(assignment.delivery, assignment.error)
+            return
+        work = assignment.work
+        await self._forget_pixels(work.tiles)
+        try:
+            await assignment.delivery.ack()
+        except MicrotomeError as error:
+            log.warning("an acknowledgement was lost, the tiles will come again: %s", error)
+        told = TilesInferred(
+            job_id=work.job_id,
+            attempt=work.attempt,
+            tiles=work.tiles,
+            cells=assignment.cells,
+            engine=self._engine.name,
+        )
+        await self._bus.announce(subjects.tiles(work.job_id, work.attempt), to_bytes(told))
+
+    async def _settle_failed(self, delivery: Delivery, error: BaseException) -> None:
+        try:
+            if isinstance(error, MicrotomeError) and error.transient:
+                await delivery.retry()
+            else:
+                await delivery.dead(error, self._on_dead)
+        except MicrotomeError as unsettled:
+            log.warning("a message could not be settled and will come again: %s", unsettled)
+
+    async def _drop(self, assignment: Assignment) -> None:
+        await self._forget_pixels(assignment.work.tiles)
+        await assignment.delivery.ack()
+
+    async def _forget_pixels(self, tiles: tuple[TileRef, ...]) -> None:
+        for tile in tiles:
+            await self._on(self._loader, self._pixels.discard, tile.pixels)
+
+    def _spawn(self, work: Any) -> None:  # noqa: ANN401
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _on(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)

@@ -1,0 +1,16 @@
+"""What the inference service is told by its environment."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from microtome.settings import EngineSettings
+
+
+class InferenceSettings(EngineSettings):
+    """Adds how much of the machine the network and its head may use."""
+
+    # Cores for one call of the network; 0 means all.
+    inference_threads: int = Field(default=0, ge=0, le=256)
+    # Threads that turn logits into cells, beside the network.
+    head_workers: int = Field(default=2, ge=1, le=64)

@@ -1,0 +1,67 @@
+"""The inference service's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from microtome.attempts import Attempts
+from microtome.bus import topology
+from microtome.bus.queue import Delivery
+from microtome.contracts.codec import from_bytes
+from microtome.contracts.messages import InferWork
+from microtome.errors import MicrotomeError
+from microtome.process import connected
+from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.model import load_model
+from microtome.segmentation.run import warm_up
+from microtome.tilestore import LocalPixelStore, ResultStore
+from services.inference.fence import Fence
+from services.inference.metrics import InferenceMetrics
+from services.inference.pipeline import Pipeline
+from services.inference.settings import InferenceSettings
+
+log = logging.getLogger(__name__)
+
+
+async def serve(stop: asyncio.Event) -> None:
+    """Work on the queue of the configured model until `stop` is set."""
+    settings = InferenceSettings.from_environment()
+    model = load_model(settings.instanseg_model)
+    async with connected("inference", settings) as process:
+        engine = await asyncio.to_thread(OnnxRuntimeEngine, model, "auto", settings.inference_threads)
+        if engine.note:
+            log.warning(engine.note)
+        compiled_s = await asyncio.to_thread(warm_up, model)
+        log.info(
+            "ready",
+            extra={
+                "engine": engine.name,
+                "model": model.name,
+                "digest": model.digest,
+                "compiled_s": round(compiled_s, 2),
+            },
+        )
+        metrics = InferenceMetrics(process.registry)
+        attempts = Attempts(process)
+
+        async def on_dead(delivery: Delivery, error: MicrotomeError) -> None:
+            work = from_bytes(InferWork, delivery.payload)
+            metrics.dead("infer")
+            await attempts.fail(work.job_id, work.workflow_id, work.attempt, error)
+
+        queue = await process.bus.queue(topology.infer(model.digest), on_dead=on_dead)
+        pipeline = Pipeline(
+            bus=process.bus,
+            queue=queue,
+            engine=engine,
+            model=model,
+            batch_size=settings.batch_size,
+            head_workers=settings.head_workers,
+            pixels=LocalPixelStore(settings.tile_store_dir),
+            results=ResultStore(settings.microtome_data_dir / "results"),
+            is_current=Fence(process.leases).is_current,
+            on_dead=on_dead,
+            metrics=metrics,
+        )
+        await pipeline.run(stop)

@@ -1,0 +1,90 @@
+"""Working on `work.merge`: from tile results to published artifacts and `JobSucceeded`.
+
+Promises: artifacts are visible before the event that speaks of them; a cancelled job stops within a second and leaves
+nothing half-written. Refuses: stale attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from microtome.artifacts.store import ArtifactStore
+from microtome.attempts import Attempt, Attempts, tell_progress
+from microtome.bus.queue import Delivery
+from microtome.contracts.codec import from_bytes
+from microtome.contracts.messages import Artifact, JobResult, MergeWork
+from microtome.domain.workflow import ReportSuccess
+from microtome.errors import MicrotomeError, StaleAttempt
+from microtome.leases.lease import Progress
+from microtome.process import Process
+from microtome.tilestore import ResultStore
+from services.merger.making import Order, make_artifacts
+
+
+class MergeHandler:
+    """Handles messages of `work.merge`."""
+
+    def __init__(self, process: Process, data_dir: Path) -> None:
+        self._process = process
+        self._data_dir = data_dir
+        self._attempts = Attempts(process)
+        self._results = ResultStore(data_dir / "results")
+        self._artifacts = ArtifactStore(data_dir / "artifacts")
+
+    async def __call__(self, delivery: Delivery) -> None:
+        """Merge one job."""
+        work = from_bytes(MergeWork, delivery.payload)
+
+        async def merge(attempt: Attempt) -> None:
+            await self._merge(attempt, work)
+
+        await self._attempts.work(work.job_id, work.attempt, "merge", merge)
+
+    async def on_dead(self, delivery: Delivery, error: MicrotomeError) -> None:
+        """Fail the job of a message that could not be worked on."""
+        work = from_bytes(MergeWork, delivery.payload)
+        await self._attempts.fail(work.job_id, work.workflow_id, work.attempt, error)
+
+    async def _merge(self, attempt: Attempt, work: MergeWork) -> None:
+        processed = work.tiles_total - work.tiles_skipped
+        attempt.progress = Progress(
+            tiles_total=work.tiles_total, tiles_processed=processed, tiles_skipped=work.tiles_skipped
+        )
+        await tell_progress(self._process.bus, attempt, "merge")
+        order = Order(
+            work=work,
+            job_type=attempt.context.spec.type,
+            slide=attempt.context.slide,
+            slide_path=self._data_dir / attempt.context.slide.path,
+            results=self._results,
+        )
+        result = await self._make(attempt, order)
+        await self._process.workflows.execute(work.workflow_id, ReportSuccess(attempt.job_id, attempt.attempt, result))
+
+    async def _make(self, attempt: Attempt, order: Order) -> JobResult:
+        """Make and publish in a thread that stops soon after this task is cancelled."""
+        cancelled = threading.Event()
+
+        def progress(_tiles: int, cells: int) -> None:
+            if cancelled.is_set():
+                raise StaleAttempt
+            attempt.progress = replace(attempt.progress, cells=cells)
+
+        def work() -> JobResult:
+            self._artifacts.sweep(attempt.job_id)
+            with self._artifacts.draft(attempt.job_id) as draft:
+                result = make_artifacts(order, draft, progress)
+                progress(0, attempt.progress.cells)
+                stored = self._artifacts.publish(draft, attempt.job_id, attempt.attempt)
+            artifacts = tuple(
+                Artifact(name=a.name, media_type=a.media_type, size_bytes=a.size_bytes, sha256=a.sha256) for a in stored
+            )
+            return replace(result, artifacts=artifacts)
+
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            cancelled.set()

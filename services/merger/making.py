@@ -1,0 +1,171 @@
+"""Writing all artifacts of a job into a folder.
+
+Promises: a pure function of the tile results, the mask and the slide; memory is bounded by one tile's cells and a
+thumbnail, however large the slide. Refuses: to publish anything; see `microtome.artifacts.store`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from microtome.artifacts.geojson import CellsGeoJson
+from microtome.artifacts.geoparquet import CellsParquet
+from microtome.artifacts.hilbert import hilbert_index
+from microtome.artifacts.outlines import outlines
+from microtome.artifacts.preview import Preview, save_jpeg
+from microtome.artifacts.summary import Summary
+from microtome.contracts.messages import JobResult, JobType, MergeWork, MppSource, SlideRegistered, StageSeconds
+from microtome.segmentation.cells import TileCells, read_cells
+from microtome.slides.thumbnail import thumbnail
+from microtome.tilestore import ResultStore
+from microtome.tissue.mask import TissueMask
+from microtome.tissue.store import encode_png, load_mask
+
+THUMBNAIL_PIXELS = 512
+PREVIEW_PIXELS = 2048
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to make, of what."""
+
+    work: MergeWork
+    job_type: JobType
+    slide: SlideRegistered
+    slide_path: Path
+    results: ResultStore
+
+
+def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
+    """Write every artifact of the job into `folder`; return the result, without the list of artifacts.
+
+    `progress(tiles, cells)` is called after each tile. Raises `NotFound`, `FileNotFoundError` or `InvalidRequest` when
+    a result that the work speaks of is not there.
+    """
+    began = time.perf_counter()
+    mask = load_mask(order.results.tissue(order.work.tissue_key))
+    (folder / "tissue_mask.png").write_bytes(encode_png(mask))
+    picture = thumbnail(order.slide_path, PREVIEW_PIXELS)
+    save_jpeg(thumbnail(order.slide_path, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
+    preview = Preview(picture, order.slide.width)
+    preview.tissue(mask.bits)
+    if order.job_type == JobType.TISSUE_MASK:
+        result = _tissue_result(order, mask)
+    else:
+        result = _segmentation_result(order, mask, *_write_cells(order, folder, preview, progress))
+    preview.save(folder / "overlay.jpg")
+    merged = StageSeconds(stage="merge", seconds=round(time.perf_counter() - began, 4))
+    result = replace(result, stage_seconds=(*result.stage_seconds, merged))
+    _summary(order, mask, result).save(folder / "summary.json")
+    return result
+
+
+def _tiles(order: Order) -> Iterator[TileCells]:
+    """Yield the tiles' results along a Hilbert curve, so that neighbours on the slide are neighbours in the files."""
+    known = sorted(order.results.known(order.work.content_key))
+    if not known:
+        return
+    rows, columns = (np.array(values, np.int64) for values in zip(*known, strict=True))
+    for index in np.argsort(hilbert_index(columns, rows, 20), kind="stable"):
+        yield read_cells(order.results.tile(order.work.content_key, int(rows[index]), int(columns[index])))
+
+
+def _write_cells(order: Order, folder: Path, preview: Preview, progress: Progress) -> tuple[int, Counter[str]]:
+    work = order.work
+    cells, tiles, seconds = 0, 0, Counter[str]()
+    properties = {"coordinates": "level-0 pixels", "content_key": work.content_key, "model": work.model}
+    with ExitStack() as files:
+        parquet = files.enter_context(CellsParquet(folder / "cells.parquet", work.mpp, properties))
+        geojson = files.enter_context(CellsGeoJson(folder / "cells.geojson", work.mpp))
+        for tile in _tiles(order):
+            on_slide = outlines(tile, work.scale, work.content_key)
+            parquet.append(on_slide)
+            geojson.append(on_slide)
+            preview.cells(on_slide)
+            cells, tiles = cells + len(tile), tiles + 1
+            seconds.update(tile.seconds)
+            progress(tiles, cells)
+    return cells, seconds
+
+
+def _tissue_result(order: Order, mask: TissueMask) -> JobResult:
+    work = order.work
+    return JobResult(
+        tissue_mm2=_rounded(mask.area_mm2), stage_seconds=work.stage_seconds, notes=(*work.notes, *mask.notes)
+    )
+
+
+def _rounded(area: float | None) -> float | None:
+    return None if area is None else round(area, 6)
+
+
+def _segmentation_result(order: Order, mask: TissueMask, cells: int, seconds: Counter[str]) -> JobResult:
+    work = order.work
+    area = _rounded(mask.area_mm2)
+    notes = [*work.notes, *mask.notes]
+    if not mask.bits.any():
+        notes.append("Without tissue, no cells were looked for.")
+    elif cells == 0:
+        notes.append("There is tissue on this slide, but no cells were found in it.")
+    if work.mpp_source == MppSource.ASSUMED:
+        notes.append(f"The pixel size of {work.mpp} µm is an assumption that the user chose.")
+    stages = [StageSeconds(stage=stage, seconds=round(value, 4)) for stage, value in sorted(seconds.items())]
+    return JobResult(
+        tiles_total=work.tiles_total,
+        tiles_skipped=work.tiles_skipped,
+        tiles_processed=work.tiles_total - work.tiles_skipped,
+        tiles_cached=work.tiles_cached,
+        cells=cells,
+        tissue_mm2=area,
+        cells_per_mm2=round(cells / area, 2) if area else None,
+        engine=work.engine,
+        model=work.model,
+        stage_seconds=(*work.stage_seconds, *stages),
+        notes=tuple(notes),
+    )
+
+
+def _summary(order: Order, mask: TissueMask, result: JobResult) -> Summary:
+    work, slide = order.work, order.slide
+    summary = Summary(
+        job_type=order.job_type.name,
+        slide_id=slide.slide_id,
+        slide_sha256=slide.sha256,
+        width=slide.width,
+        height=slide.height,
+        mpp=work.mpp,
+        mpp_source=work.mpp_source.name.lower(),
+        tissue_mm2=result.tissue_mm2,
+        tissue_fraction=round(mask.fraction, 6),
+        stage_seconds={stage.stage: stage.seconds for stage in result.stage_seconds},
+        notes=result.notes,
+    )
+    if order.job_type == JobType.TISSUE_MASK:
+        return summary
+    assert work.normalisation is not None, "the tiler always sends one"
+    return replace(
+        summary,
+        cells=result.cells,
+        cells_per_mm2=result.cells_per_mm2,
+        tiles_total=result.tiles_total,
+        tiles_skipped=result.tiles_skipped,
+        tiles_processed=result.tiles_processed,
+        tiles_cached=result.tiles_cached,
+        tile_size=work.tile_size,
+        halo=work.halo,
+        scale=work.scale,
+        engine=result.engine,
+        model=result.model,
+        model_digest=work.model_digest,
+        normalisation={"low": list(work.normalisation.low), "high": list(work.normalisation.high)},
+        content_key=work.content_key,
+    )

@@ -1,0 +1,35 @@
+"""The merger's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+
+from microtome.bus.queue import Delivery
+from microtome.bus.topology import MERGE
+from microtome.errors import MicrotomeError
+from microtome.process import connected, until
+from microtome.telemetry.metrics import WorkerMetrics
+from services.merger.handler import MergeHandler
+from services.merger.settings import MergerSettings
+
+
+async def serve(stop: asyncio.Event) -> None:
+    """Work on `work.merge` until `stop` is set."""
+    settings = MergerSettings.from_environment()
+    async with connected("merger", settings) as process:
+        metrics = WorkerMetrics(process.registry)
+        handler = MergeHandler(process, settings.microtome_data_dir)
+
+        async def handle(delivery: Delivery) -> None:
+            with metrics.active_jobs.track_inprogress():
+                await handler(delivery)
+
+        async def on_dead(delivery: Delivery, error: MicrotomeError) -> None:
+            metrics.dead_letters.labels(MERGE.name).inc()
+            await handler.on_dead(delivery, error)
+
+        worker = await process.bus.consume(MERGE, handle, concurrency=settings.merger_jobs, on_dead=on_dead)
+        try:
+            await until(stop, worker.wait())
+        finally:
+            await worker.stop(grace_s=5.0)

@@ -1,0 +1,62 @@
+"""What the scheduler counts, from the events that it folds anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry
+
+from microtome.bus.bus import Bus
+from microtome.bus.topology import MERGE, PLAN, QueueSpec
+from microtome.contracts.messages import JobCancelled, JobFailed, JobSucceeded
+from microtome.domain.cluster import STREAM_PREFIX, Cluster
+from microtome.domain.scheduling import seat_line
+from microtome.errors import MicrotomeError
+from microtome.eventlog.log import StoredEvent
+from microtome.telemetry.metrics import AdmissionMetrics, LogMetrics, QueueMetrics
+
+log = logging.getLogger(__name__)
+
+ASK_S = 5.0
+_OUTCOMES = {JobSucceeded: "succeeded", JobFailed: "failed", JobCancelled: "cancelled"}
+
+
+class SchedulerMetrics:
+    """Active and waiting users, job latency, queue depths, events."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._admission = AdmissionMetrics(registry)
+        self._queues = QueueMetrics(registry)
+        self._log = LogMetrics(registry)
+        self._since = datetime.now(UTC)
+
+    def observe(self, event: StoredEvent, before: Cluster) -> None:
+        """Take in one event and the cluster before it. What is older than this process was counted by another."""
+        if event.at < self._since:
+            return
+        self._log.appended.labels(type(event.message).__name__).inc()
+        outcome = _OUTCOMES.get(type(event.message))
+        retried = isinstance(event.message, JobFailed) and event.message.retry_at is not None
+        workflow = before.workflows.get(event.stream.removeprefix(STREAM_PREFIX))
+        if outcome and not retried and workflow is not None:
+            seconds = (event.at - workflow.submitted_at).total_seconds()
+            self._admission.job_latency.labels(outcome).observe(seconds)
+
+    async def ask(self, bus: Bus, cluster: Callable[[], Cluster]) -> None:
+        """Every few seconds, ask the queues how deep they are and the cluster who is active; until cancelled."""
+        while True:
+            now = cluster()
+            self._admission.active_users.set(len(now.seats))
+            self._admission.waiting_users.set(len(seat_line(now)))
+            for queue in (PLAN, MERGE):
+                await self._depth(bus, queue)
+            await asyncio.sleep(ASK_S)
+
+    async def _depth(self, bus: Bus, queue: QueueSpec) -> None:
+        try:
+            self._queues.depth.labels(queue.name).set(await bus.depth(queue))
+        except MicrotomeError as error:
+            log.warning("the depth of queue %s is unknown: %s", queue.name, error)

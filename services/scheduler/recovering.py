@@ -1,0 +1,77 @@
+"""Finding attempts that nobody works on any more, or never did.
+
+Promises: an attempt whose owner let its lease expire is lost, and its job pending again; a started attempt that nobody
+took is dispatched again. So neither a killed worker nor a wiped JetStream keeps a job from its end.
+Refuses: to judge by anything but leases; a slow worker that renews is never disturbed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from microtome.domain.workflow import LoseAttempt
+from microtome.errors import Conflict, MicrotomeError, NotFound, StaleAttempt
+from microtome.leases.lease import Expired, Leases
+from microtome.workflows import Workflows
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+# After dispatching again, how long until it is tried once more.
+DISPATCH_AGAIN_S = 30.0
+
+Dispatch = Callable[[Expired], Awaitable[None]]
+
+
+class Recovery:
+    """Looks for expired leases once a second."""
+
+    def __init__(self, leases: Leases, workflows: Workflows, dispatch: Dispatch) -> None:
+        """`dispatch(expired)` publishes the job's `PlanWork` again."""
+        self._leases = leases
+        self._workflows = workflows
+        self._dispatch = dispatch
+
+    async def run(self) -> None:
+        """Look until cancelled; an outage of Postgres or NATS only delays it."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.step()
+            except MicrotomeError as error:
+                if not error.transient:
+                    raise
+                log.warning("cannot look for lost attempts: %s", error)
+
+    async def step(self) -> None:
+        """Look once."""
+        for expired in await self._leases.expired():
+            if expired.owner is None:
+                await self._dispatch_again(expired)
+            else:
+                await self._lose(expired, expired.owner)
+
+    async def _lose(self, expired: Expired, owner: str) -> None:
+        command = LoseAttempt(
+            job_id=expired.job_id,
+            attempt=expired.attempt,
+            owner=owner,
+            reason=f"The worker of stage '{expired.stage}' stopped answering.",
+            now=datetime.now(UTC),
+        )
+        try:
+            await self._workflows.execute(expired.workflow_id, command)
+        except (StaleAttempt, Conflict, NotFound) as over:
+            log.info("an attempt ended while it was given up: %s", over)
+        else:
+            log.warning(
+                "an attempt is lost", extra={"job_id": expired.job_id, "attempt": expired.attempt, "owner": owner}
+            )
+
+    async def _dispatch_again(self, expired: Expired) -> None:
+        await self._dispatch(expired)
+        await self._leases.touch(expired.job_id, expired.attempt, DISPATCH_AGAIN_S)
+        log.warning("nobody took an attempt; dispatched again", extra={"job_id": expired.job_id})

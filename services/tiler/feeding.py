@@ -1,0 +1,150 @@
+"""Giving a job's tiles to inference, a few at a time.
+
+Promises: at most `credit` batches of a job are outstanding; when `feed` returns, every wanted tile has a result.
+What the bus forgets is noticed by looking into the result store, and sent again.
+Refuses: to hold pixels; they go from the decoding processes straight into the tile store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from microtome.bus import subjects
+from microtome.bus.bus import Bus
+from microtome.bus.message import Subscription
+from microtome.contracts.codec import from_bytes, to_bytes
+from microtome.contracts.messages import InferWork, TilesInferred
+
+log = logging.getLogger(__name__)
+
+# How often the result store is asked directly, in case an announcement was lost.
+LOOK_S = 2.0
+# A job none of whose tiles finished for so long sends its outstanding batches again: the queue may have been wiped.
+# Tiles that have a result in the meantime cost nothing.
+STALLED_S = 45.0
+
+Address = tuple[int, int]
+Decode = Callable[[Sequence[Address]], Awaitable[InferWork]]
+Known = Callable[[], Awaitable[frozenset[Address]]]
+Progress = Callable[[int, int], None]
+
+
+class Feeder:
+    """Feeds one attempt at a job."""
+
+    def __init__(
+        self, bus: Bus, subject: str, job_id: str, attempt: int, *, credit: int, batch_size: int, progress: Progress
+    ) -> None:
+        """`subject`: where the tiles go; `progress(done, cells)` is told how many tiles have a result."""
+        self._bus = bus
+        self._subject = subject
+        self._job_id = job_id
+        self._attempt = attempt
+        self._credit = credit
+        self._batch_size = batch_size
+        self._progress = progress
+        self._done: set[Address] = set()
+        self._outstanding: dict[int, tuple[InferWork, set[Address]]] = {}
+        self._cells = 0
+        self._sent = 0
+        self._resent = 0
+        self._decoding: asyncio.Task[InferWork] | None = None
+        self.engine = ""
+
+    async def feed(self, wanted: Sequence[Address], decode: Decode, known: Known) -> int:
+        """Bring every tile of `wanted` through inference; return how many had a result from before.
+
+        `decode(addresses)` puts pixels into the tile store and returns the message; `known()` lists finished tiles.
+        """
+        self._done = set(wanted) & await known()
+        cached = len(self._done)
+        todo = [address for address in wanted if address not in self._done]
+        batches = [todo[start : start + self._batch_size] for start in range(0, len(todo), self._batch_size)]
+        self._progress(len(self._done), self._cells)
+        async with await self._bus.listen(subjects.tiles(self._job_id, self._attempt)) as finished:
+            news = asyncio.Event()
+            listener = asyncio.create_task(self._hear(finished, news))
+            try:
+                await self._send_all(batches, decode, known, news)
+            finally:
+                for task in (listener, self._decoding):
+                    if task is not None:
+                        task.cancel()
+                        await asyncio.gather(task, return_exceptions=True)
+        return cached
+
+    async def _send_all(self, batches: list[list[Address]], decode: Decode, known: Known, news: asyncio.Event) -> None:
+        waiting = iter(batches)
+        exhausted = False
+        looked = moved = time.monotonic()
+        while True:
+            # One batch is decoded ahead of the credit, so that a free place is filled at once.
+            if self._decoding is None and not exhausted:
+                batch = next(waiting, None)
+                exhausted = batch is None
+                self._decoding = asyncio.create_task(_as_task(decode(batch))) if batch is not None else None
+            if self._decoding is not None and len(self._outstanding) < self._credit:
+                work = await self._decoding
+                self._decoding = None
+                await self._send(work)
+                continue
+            if exhausted and self._decoding is None and not self._outstanding:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), LOOK_S)
+            now = time.monotonic()
+            if news.is_set():
+                news.clear()
+                moved = now
+            if now - looked >= LOOK_S:
+                looked = now
+                if self._note_done(await known()):
+                    moved = now
+            if now - moved > STALLED_S:
+                moved = now
+                await self._send_again()
+
+    async def _hear(self, finished: Subscription, news: asyncio.Event) -> None:
+        async for message in finished:
+            told = from_bytes(TilesInferred, message.payload)
+            self._cells += told.cells
+            self.engine = told.engine
+            self._note_done({(tile.row, tile.column) for tile in told.tiles})
+            news.set()
+
+    def _note_done(self, addresses: set[Address] | frozenset[Address]) -> bool:
+        before = len(self._done)
+        for number, (_, missing) in list(self._outstanding.items()):
+            self._done |= missing & addresses
+            missing.difference_update(addresses)
+            if not missing:
+                del self._outstanding[number]
+        if len(self._done) > before:
+            self._progress(len(self._done), self._cells)
+        return len(self._done) > before
+
+    async def _send(self, work: InferWork) -> None:
+        number, self._sent = self._sent, self._sent + 1
+        self._outstanding[number] = (work, {(tile.row, tile.column) for tile in work.tiles})
+        await self._publish(number, work)
+
+    async def _send_again(self) -> None:
+        self._resent += 1
+        log.warning(
+            "no tile finished for a while; outstanding batches are sent again",
+            extra={"job_id": self._job_id, "batches": len(self._outstanding)},
+        )
+        for number, (work, _) in list(self._outstanding.items()):
+            await self._publish(number, work)
+
+    async def _publish(self, number: int, work: InferWork) -> None:
+        message_id = f"{self._job_id}:{self._attempt}:{number}:{self._resent}"
+        await self._bus.publish(self._subject, to_bytes(work), message_id=message_id)
+
+
+async def _as_task(work: Awaitable[InferWork]) -> InferWork:
+    return await work

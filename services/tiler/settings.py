@@ -1,0 +1,20 @@
+"""What the tiler is told by its environment."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import Field
+
+from microtome.settings import EngineSettings
+
+
+class TilerSettings(EngineSettings):
+    """Adds how many slides and tiles are under way at once."""
+
+    # Batches of tiles that one job may have outstanding: bounds memory, keeps a huge slide from starving a small one.
+    credit: int = Field(default=4, ge=1, le=256)
+    # Processes that decode.
+    decoders: int = Field(default=min(4, os.cpu_count() or 1), ge=1, le=128)
+    # Jobs that are planned and fed at once.
+    tiler_jobs: int = Field(default=16, ge=1, le=256)

@@ -1,0 +1,38 @@
+"""The tiler's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+
+from microtome.bus.queue import Delivery
+from microtome.bus.topology import PLAN
+from microtome.errors import MicrotomeError
+from microtome.process import connected, until
+from microtome.telemetry.metrics import WorkerMetrics
+from services.tiler.handler import Decoders, PlanHandler
+from services.tiler.settings import TilerSettings
+
+
+async def serve(stop: asyncio.Event) -> None:
+    """Work on `work.plan` until `stop` is set."""
+    settings = TilerSettings.from_environment()
+    async with connected("tiler", settings) as process:
+        metrics = WorkerMetrics(process.registry)
+        decoders = Decoders(settings.decoders)
+        handler = PlanHandler(process, settings, decoders)
+
+        async def handle(delivery: Delivery) -> None:
+            with metrics.active_jobs.track_inprogress():
+                await handler(delivery)
+
+        async def on_dead(delivery: Delivery, error: MicrotomeError) -> None:
+            metrics.dead_letters.labels(PLAN.name).inc()
+            await handler.on_dead(delivery, error)
+
+        worker = await process.bus.consume(PLAN, handle, concurrency=settings.tiler_jobs, on_dead=on_dead)
+        try:
+            await until(stop, worker.wait())
+        finally:
+            # Jobs last longer than any grace; the next attempt resumes them.
+            await worker.stop(grace_s=1.0)
+            decoders.close()
