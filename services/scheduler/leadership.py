@@ -38,8 +38,8 @@ async def leading(database_url: str) -> AsyncIterator[asyncio.Task[None]]:
         )
     try:
         async with typed_errors():
-            while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
-                await asyncio.sleep(_RETRY_S)  # noqa: ASYNC110 - the condition is in Postgres
+            while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110 - it is in Postgres
+                await asyncio.sleep(_RETRY_S)
         log.info("this scheduler leads")
         guard = asyncio.create_task(_guard(connection), name="leadership")
         try:

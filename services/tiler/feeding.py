@@ -94,8 +94,10 @@ class Feeder:
                 continue
             if exhausted and self._decoding is None and not self._outstanding:
                 return
+            # Not wait_for: until Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await news.wait()
             now = time.monotonic()
             if news.is_set():
                 news.clear()
