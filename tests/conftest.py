@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+
 from microtome.embedded.nats import Nats
 from microtome.embedded.ports import free_ports
 from microtome.embedded.supervisor import EmbeddedStack
-
 from tests.browser.chromium import find_or_install
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]

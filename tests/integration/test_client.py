@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from microtome.client import ApiClient, ApiProblem, BlockingApiClient, JobRequest
 from microtome.embedded.ports import free_ports
 from microtome.embedded.supervisor import EmbeddedStack

@@ -156,7 +156,7 @@ class Postgres:
 
     def _reaches(self, binaries: Path, folder: Path) -> bool:
         assert self._account is not None
-        attempt = subprocess.run(
+        attempt = subprocess.run(  # noqa: S603 - our own binaries
             ["/bin/sh", "-c", '"$1" --version >/dev/null && cd "$2"', "sh", binaries / "initdb", folder],
             user=self._account.uid,
             group=self._account.gid,
@@ -186,7 +186,7 @@ class Postgres:
             "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
         ]  # fmt: skip
         try:
-            done = subprocess.run(  # type: ignore[call-overload]
+            done = subprocess.run(  # type: ignore[call-overload]  # noqa: S603 - our own binaries
                 command, capture_output=True, text=True, check=False, cwd=partial, env=_environment(), **identity
             )
         finally:

@@ -223,7 +223,7 @@ class EmbeddedStack:
                 raise AlreadyRunning(f"The lock of {self.home} is not released.")
             await asyncio.sleep(0.05)
         self._lock = lock
-        self._warden = subprocess.Popen(  # noqa: ASYNC220 - returns as soon as the program is executed
+        self._warden = subprocess.Popen(  # noqa: ASYNC220, S603 - returns as soon as our own program is executed
             [sys.executable, "-I", "-S", warden.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

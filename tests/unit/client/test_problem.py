@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+
 from microtome.client.problem import ApiProblem, Problem, raise_for_problem
 
 

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from microtome.demo import source
 from microtome.demo.source import DownloadFailed, choose, download
 from microtome.embedded.ports import free_ports

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from microtome.embedded import warden
 from microtome.embedded.child import BACKOFF_CAP_SECONDS, backoff_seconds
 from microtome.embedded.environment import service_environment
