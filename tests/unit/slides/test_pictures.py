@@ -59,7 +59,8 @@ def test_a_thumbnail_of_a_flat_slide_takes_little_memory(tmp_path: Path) -> None
     program = (
         "import resource, sys; from pathlib import Path; from microtome.slides.thumbnail import thumbnail;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024;"
-        "from microtome.slides.synthetic import write_synthetic_slide as w; w(Path(sys.argv[1] + '.warm.tif'), size=1024);"
+        "from microtome.slides.synthetic import write_synthetic_slide as w;"
+        "w(Path(sys.argv[1] + '.warm.tif'), size=1024);"
         "thumbnail(Path(sys.argv[1] + '.warm.tif'), 300); before = peak();"
         "print(thumbnail(Path(sys.argv[1]), 1024).mean(), peak() - before)"
     )

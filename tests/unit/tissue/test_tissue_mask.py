@@ -107,8 +107,11 @@ def test_coverage_depends_on_the_rectangle_alone() -> None:
     assert tile_has_tissue(mask, -100, -100, 5000, 5000)
     for step in (30, 70, 110):
         covered = [
-            (x, y) for y in range(0, 500, step) for x in range(0, 800, step) if tile_has_tissue(mask, x, y, x + step, y + step)
-        ]  # fmt: skip
+            (x, y)
+            for y in range(0, 500, step)
+            for x in range(0, 800, step)
+            if tile_has_tissue(mask, x, y, x + step, y + step)
+        ]
         assert (200 // step * step, 100 // step * step) in covered
 
 
