@@ -27,11 +27,15 @@ class _Strict(BaseModel):
 class ParametersIn(_Strict):
     """What a user may choose for a job. Absent means: the server's default."""
 
-    mpp: Mpp | None = Field(None, description="µm per level-0 pixel, if you know it.")
-    assume_mpp: Mpp | None = Field(None, description="µm per level-0 pixel, as an assumption that you choose.")
-    tile_size: int | None = Field(None, ge=128, le=8192, multiple_of=16, description="Edge with halo, model pixels.")
-    halo: int | None = Field(None, ge=0, le=1024, multiple_of=16, description="Context on each side, model pixels.")
-    batch_size: int | None = Field(None, ge=1, le=64)
+    mpp: Mpp | None = Field(default=None, description="µm per level-0 pixel, if you know it.")
+    assume_mpp: Mpp | None = Field(default=None, description="µm per level-0 pixel, as an assumption that you choose.")
+    tile_size: int | None = Field(
+        default=None, ge=128, le=8192, multiple_of=16, description="Edge with halo, model pixels."
+    )
+    halo: int | None = Field(
+        default=None, ge=0, le=1024, multiple_of=16, description="Context on each side, model pixels."
+    )
+    batch_size: int | None = Field(default=None, ge=1, le=64)
     model: ModelName | None = None
 
     @model_validator(mode="after")
@@ -47,7 +51,7 @@ class JobIn(_Strict):
     key: Key = Field(description="Your name for the job, unique in the workflow.")
     type: str = Field(max_length=64, description="TISSUE_MASK, SEGMENT_CELLS or INSTANSEG_WSI.")
     slide_id: str = Field(max_length=64)
-    branch: Key = Field("main", description="Jobs of one branch run one after the other, in this order.")
+    branch: Key = Field(default="main", description="Jobs of one branch run one after the other, in this order.")
     depends_on: list[Key] = Field(default_factory=list, max_length=MAX_JOBS, description="Keys of other jobs.")
     parameters: ParametersIn = ParametersIn()
 

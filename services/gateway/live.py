@@ -140,7 +140,7 @@ class _Teller:
         except TimeoutError:
             events, stale, progress, heartbeat = [], True, [], True
         for event in events:
-            await self._send(orjson.dumps(event))
+            await self._send(orjson.dumps(event, option=orjson.OPT_UTC_Z))
         if stale:
             await self._send_snapshot(even_if_same=heartbeat)
         for report in progress:

@@ -74,7 +74,9 @@ def router(ui_dir: Path) -> APIRouter:
 
 def _page(ui_dir: Path, path: str) -> Response:
     index = ui_dir / "index.html"
-    file = (ui_dir / path).resolve() if "\0" not in path else index
+    if "\0" in path:
+        raise HTTPException(404)
+    file = (ui_dir / path).resolve()
     if path and file.is_file() and file.is_relative_to(ui_dir):
         cache = _IMMUTABLE if _HASHED.search(file.name) else "no-cache"
         return FileResponse(file, media_type=_media_type(file.name), headers=_headers(cache))

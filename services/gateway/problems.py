@@ -6,6 +6,8 @@ Refuses: to show internals. What nobody foresaw is logged whole and answered wit
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Mapping
@@ -15,12 +17,14 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from microtome.errors import MicrotomeError
+from microtome.errors import MicrotomeError, TooLarge
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_LINGER_S = 2.0
 
 STATUS_BY_CODE: Mapping[str, int] = {
     "user-required": 401,
@@ -77,7 +81,29 @@ def of_error(error: MicrotomeError, instance: str) -> Response:
     status = STATUS_BY_CODE.get(error.code)
     if status is None:
         return unexpected(error, instance)
-    return problem(status=status, code=error.code, detail=error.detail, instance=instance, transient=error.transient)
+    answer = problem(status=status, code=error.code, detail=error.detail, instance=instance, transient=error.transient)
+    return Lingering(answer) if isinstance(error, TooLarge) else answer
+
+
+class Lingering(Response):
+    """An answer to a request whose body was not read to its end.
+
+    Promises: the answer goes out at once, and what the client still sends is dropped for a moment before the
+    connection closes; closing with unread data would reset it, and the client would never see the answer.
+    """
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer.body, answer.status_code, media_type=MEDIA_TYPE, headers={"Connection": "close"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, drop what comes for at most two seconds, close."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": bytes(self.body), "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def unexpected(error: BaseException, instance: str) -> Response:

@@ -45,7 +45,7 @@ class PixelSizeWish:
 def settle_pixel_size(facts: SlideFacts, wish: PixelSizeWish) -> tuple[float | None, MppSource, tuple[str, ...]]:
     """The pixel size to use, where it comes from, and what must be said about it."""
     if wish.mpp is not None:
-        note = ()
+        note: tuple[str, ...] = ()
         if facts.mpp is not None and abs(facts.mpp / wish.mpp - 1) > 0.02:
             note = (f"The file says {facts.mpp:.4g} µm per pixel; the given {wish.mpp:.4g} is used instead.",)
         return wish.mpp, MppSource.USER, note

@@ -61,7 +61,8 @@ class GatewaySettings(BaseSettings):
     def from_environment(cls) -> GatewaySettings:
         """Read the environment. `ConfigurationError` names each variable that is missing or wrong."""
         try:
-            return cls()
+            # The arguments are the environment's.
+            return cls()  # type: ignore[call-arg]
         except ValidationError as error:
             lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
             raise ConfigurationError("; ".join(lines)) from error

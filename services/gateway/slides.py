@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from microtome.contracts.messages import SlideRegistered
@@ -35,7 +35,7 @@ _CACHED = {"Cache-Control": "private, max-age=86400", "Vary": "X-User-ID"}
 # The client is gone; nobody reads this.
 _CLIENT_CLOSED_REQUEST = 499
 
-JPEG = {200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."}}
+_JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."}}
 
 
 @router.post("/slides", status_code=201, openapi_extra=_UPLOAD, response_model=views.Slide, summary="Upload a slide")
@@ -81,7 +81,7 @@ async def slide(slide_id: str, user: User, gateway: Context) -> views.Slide:
     return present.slide(await gateway.queries.slide(user, slide_id))
 
 
-@router.get("/slides/{slide_id}/thumbnail", response_class=Response, responses=JPEG, summary="The slide in small")
+@router.get("/slides/{slide_id}/thumbnail", response_class=Response, responses=_JPEG, summary="The slide in small")
 async def thumbnail(slide_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
     """Show the whole slide, at most 1024 pixels a side."""
     facts = await _facts(gateway, user, slide_id)
@@ -102,7 +102,7 @@ async def dzi(slide_id: str, user: LinkUser, gateway: Context) -> Response:
 @router.get(
     "/slides/{slide_id}/dzi_files/{level}/{column}_{row}.jpeg",
     response_class=Response,
-    responses=JPEG,
+    responses=_JPEG,
     summary="One Deep Zoom tile",
 )
 async def tile(

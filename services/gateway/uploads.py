@@ -29,6 +29,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 _BLOCK = 1 << 20
 _SWEEP_AFTER_S = 60.0
 _NAME_BYTES = 150
+_MULTIPART_OVERHEAD = 16 << 10
 _ARRIVING = ".arriving"
 # The gateway keeps its own picture of the slide under this name.
 _RESERVED = frozenset({"thumbnail.jpg"})
@@ -120,8 +121,9 @@ class UploadStore:
         Raises `TooLarge`, `InvalidRequest`, and whatever the stream raises.
         """
         multipart = _boundary(content_type)
-        # A multipart body is a little longer than its file; its announced length says too much.
-        if announced is not None and multipart is None and announced > self._max_bytes:
+        # A multipart body is a little longer than its file.
+        allowed = self._max_bytes if multipart is None else self._max_bytes + _MULTIPART_OVERHEAD
+        if announced is not None and announced > allowed:
             raise self._too_large()
         sink = await asyncio.to_thread(_Sink, draft.folder / _ARRIVING)
         try:

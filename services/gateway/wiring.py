@@ -66,7 +66,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         pixels = Pixels(settings.pixel_workers)
         stack.push_async_callback(pixels.close)
         # The hub shows what the places say, and the places tell the hub when they change.
-        places = Places(log, limits, lambda: hub.places_changed())
+        places = Places(log, limits, lambda: hub.places_changed())  # noqa: PLW0108 - the hub comes later
         showing = Showing(database, queries, places)
         hub = Hub(bus, showing.versions)
         places.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +13,19 @@ from typing import Any
 
 import asyncpg
 import httpx
+import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 
+from microtome.contracts.messages import MppSource, SlideRegistered, Stain
+from microtome.eventlog.log import Append, NewEvent
 from services.gateway.context import Gateway
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import create_app
+
+
+SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,15 @@ class Running:
     async def submit(self, *jobs: dict[str, Any], user: str = "ada", **more: Any) -> httpx.Response:
         return await self.post("/workflows", user, json={"name": "test", "jobs": list(jobs)}, **more)
 
+    async def until(self, path: str, condition: Callable[[Any], bool], user: str = "ada") -> httpx.Response:
+        """Ask until the answer is as it should be; the last answer tells why it never was."""
+        for _ in range(200):
+            response = await self.get(path, user)
+            if condition(response.json()):
+                return response
+            await asyncio.sleep(0.025)
+        return pytest.fail(f"{path} stays {response.text}")
+
     async def stored_events(self) -> int:
         connection = await asyncpg.connect(self.gateway.settings.database_url)
         try:
@@ -72,6 +89,34 @@ class Running:
 
 
 Start = Callable[..., Any]
+
+
+def picture(folder: Path, name: str) -> Path:
+    """A plain image of noise, 640 x 480, without a pixel size; only the last part of `name` is on disk."""
+    path = folder / "pictures" / Path(name).name
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(7).integers(120, 255, (480, 640, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+async def registered(running: Running, mpp: float | None, *, fluorescence: bool = False, user: str = "ada") -> str:
+    """A slide that the log knows; its file is not needed."""
+    slide_id = str(uuid.uuid4())
+    message = SlideRegistered(
+        slide_id=slide_id,
+        user_id=user,
+        filename="slide.svs",
+        width=1000,
+        height=800,
+        mpp=mpp,
+        mpp_source=MppSource.UNKNOWN if mpp is None else MppSource.VENDOR,
+        stain=Stain.FLUORESCENCE if fluorescence else Stain.BRIGHTFIELD,
+        path=f"slides/{slide_id}/slide.svs",
+    )
+    event = NewEvent(event_id=uuid.uuid4(), message=message, tenant=user)
+    await running.gateway.log.append(Append(f"slide-{slide_id}", 0, (event,)))
+    return slide_id
 
 
 @pytest.fixture
