@@ -2,7 +2,7 @@ import { useEffect } from "preact/hooks";
 import { Header } from "./components/header";
 import { LibraryPage } from "./components/library-page";
 import { UserForm } from "./components/user-form";
-import { JobPage, SlidePage, WorkflowPage } from "./components/workspace-page";
+import { JobPage, WorkspacePage } from "./components/workspace-page";
 import { route } from "./route";
 import { user } from "./session";
 import { forget, system, workflows } from "./state/library";
@@ -28,9 +28,8 @@ function Page() {
     case "library":
       return <LibraryPage />;
     case "slide":
-      return <SlidePage key={at.slide} slide={at.slide} />;
     case "workflow":
-      return <WorkflowPage key={at.workflow} workflow={at.workflow} job={at.job} />;
+      return <WorkspacePage at={at} />;
     case "job":
       return <JobPage key={at.job} job={at.job} />;
     case "unknown":

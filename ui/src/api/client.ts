@@ -33,11 +33,6 @@ function id(value: string): string {
   return encodeURIComponent(value);
 }
 
-/** Some lists may come as a page object; both are read. */
-function items<T>(body: T[] | { items: T[] }): T[] {
-  return Array.isArray(body) ? body : body.items;
-}
-
 export class Api {
   constructor(readonly user: string) {}
 
@@ -47,13 +42,11 @@ export class Api {
 
   status = (signal?: AbortSignal): Promise<SystemStatus> => this.json("status", signal);
 
-  slides = async (signal?: AbortSignal): Promise<Slide[]> =>
-    items(await this.json<Slide[] | { items: Slide[] }>("slides", signal));
+  slides = (signal?: AbortSignal): Promise<Slide[]> => this.json("slides", signal);
 
   slide = (slide: string, signal?: AbortSignal): Promise<Slide> => this.json(`slides/${id(slide)}`, signal);
 
-  workflows = async (signal?: AbortSignal): Promise<Workflow[]> =>
-    items(await this.json<Workflow[] | { items: Workflow[] }>("workflows", signal));
+  workflows = (signal?: AbortSignal): Promise<Workflow[]> => this.json("workflows", signal);
 
   workflow = (workflow: string, signal?: AbortSignal): Promise<Workflow> =>
     this.json(`workflows/${id(workflow)}`, signal);

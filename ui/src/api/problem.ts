@@ -19,8 +19,28 @@ const ADVICE: Record<string, string> = {
   busy: "Wait a moment and try again.",
   unavailable: "Part of the system is not answering. Nothing is lost; try again in a moment.",
   offline: "Check that the server runs and that you can reach it. The page keeps trying.",
+  "invalid-user": "Choose another name at the top right.",
+  "user-required": "Choose a name at the top right.",
+  "unknown-model": "Choose a model that is installed.",
   "invalid-workflow": "Change what is named above and start again.",
   "invalid-request": "Change what is named above and send it again.",
+};
+
+const TITLES: Record<string, string> = {
+  "unknown-mpp": "The pixel size is unknown",
+  "unreadable-slide": "This slide cannot be read",
+  "unsuitable-slide": "The model does not fit this slide",
+  "unknown-model": "There is no such model",
+  "too-large": "This is too large",
+  "not-found": "Nothing here",
+  conflict: "That is no longer possible",
+  busy: "The server is busy",
+  unavailable: "Part of the system does not answer",
+  "invalid-workflow": "This workflow cannot run",
+  "invalid-request": "The request cannot be understood",
+  "invalid-user": "This name cannot be used",
+  "user-required": "A user name is needed",
+  internal: "Something went wrong on the server",
 };
 
 export function advice(problem: Problem): string {
@@ -30,10 +50,9 @@ export function advice(problem: Problem): string {
   return "If it happens again, give the operator the code and the time.";
 }
 
-export function fieldText(error: FieldError): string {
-  const where = error.field ?? error.loc?.filter((part) => part !== "body").join(".");
-  const what = error.detail ?? error.message ?? error.msg ?? "is not valid";
-  return where ? `${where}: ${what}` : what;
+/** A title that says what is wrong; what the server sends may be no more than the name of a status. */
+export function title(problem: Problem): string {
+  return TITLES[problem.code] ?? problem.title;
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

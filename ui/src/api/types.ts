@@ -111,7 +111,7 @@ export interface Workflow {
   percent_complete: number;
   created_at: string;
   finished_at: string | null;
-  /** Where in the log this was read: "xid:position". */
+  /** The newest fact in this answer: "xid:position". */
   position: string;
   jobs: Job[];
 }
@@ -165,13 +165,9 @@ export interface Problem {
   errors?: FieldError[] | null;
 }
 
-/** A field error; its names vary with what checked the body, so all are optional. */
 export interface FieldError {
-  field?: string;
-  loc?: (string | number)[];
-  detail?: string;
-  message?: string;
-  msg?: string;
+  field: string;
+  detail: string;
 }
 
 export interface SnapshotMessage {
@@ -181,7 +177,7 @@ export interface SnapshotMessage {
 
 export interface EventMessage {
   kind: "event";
-  position: string;
+  position: string | null;
   type: string;
   job_id: string | null;
   at: string;

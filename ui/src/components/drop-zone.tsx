@@ -47,8 +47,7 @@ const PHASES = { queued: "waiting for its turn", reading: "received, being opene
 function UploadRow({ sending }: { sending: Sending }) {
   const dismiss = (): void => dismissUpload(sending.id);
   if (sending.problem) {
-    const problem = { ...sending.problem, title: `${sending.filename}: ${sending.problem.title}` };
-    return <ErrorPanel problem={problem} onDismiss={dismiss} />;
+    return <ErrorPanel problem={sending.problem} subject={sending.filename} onDismiss={dismiss} />;
   }
   const share = sending.total ? sending.sent / sending.total : 1;
   const words =

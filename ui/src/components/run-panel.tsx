@@ -1,19 +1,18 @@
 /** The jobs of one workflow, by branch, as they happen. */
 
-import type { EventMessage, Job, Workflow } from "../api/types";
+import type { Job, Workflow } from "../api/types";
 import type { ConnectionState } from "../live/connection";
 import { JobCard } from "./job-card";
 import { StatusChip } from "./status-chip";
 
 interface Properties {
   workflow: Workflow;
-  events: readonly EventMessage[];
   connection: ConnectionState;
   selected: string | null;
   onSelect: (job: Job) => void;
 }
 
-export function RunPanel({ workflow, events, connection, selected, onSelect }: Properties) {
+export function RunPanel({ workflow, connection, selected, onSelect }: Properties) {
   const branches = [...Map.groupBy(workflow.jobs, (job) => job.branch)];
   return (
     <section class="run-panel" data-testid="workflow" data-status={workflow.status} data-workflow-id={workflow.id}>
@@ -33,7 +32,6 @@ export function RunPanel({ workflow, events, connection, selected, onSelect }: P
           ))}
         </section>
       ))}
-      {events.length ? <Events events={events} /> : null}
     </section>
   );
 }
@@ -51,22 +49,5 @@ function Connection({ state }: { state: ConnectionState }) {
       <i aria-hidden="true" />
       {CONNECTIONS[state]}
     </span>
-  );
-}
-
-function Events({ events }: { events: readonly EventMessage[] }) {
-  return (
-    <details>
-      <summary>Events, {events.length}</summary>
-      <ol class="events small" reversed>
-        {events.toReversed().map((event) => (
-          <li key={`${event.position}-${event.type}`}>
-            <span>{event.type}</span>
-            <time dateTime={event.at}>{new Date(event.at).toLocaleTimeString()}</time>
-            <span class="mono muted">{event.position}</span>
-          </li>
-        ))}
-      </ol>
-    </details>
   );
 }

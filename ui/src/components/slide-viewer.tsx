@@ -1,17 +1,16 @@
 /** The slide with what a job found drawn over it, and the controls of both. */
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { paths } from "../api/client";
+import { paths, type Rectangle } from "../api/client";
 import { isAbort, problemOf } from "../api/problem";
 import type { Job, Problem, Slide } from "../api/types";
 import { count } from "../format";
-import { parseRoute, rememberView } from "../route";
+import { rememberView } from "../route";
 import { api } from "../session";
 import { NOTHING_DRAWN, Outlines, type Drawn } from "../viewer/outlines";
-import type { SlideStage, Scene } from "../viewer/slide-stage";
+import type { Scene, SlideStage, View } from "../viewer/slide-stage";
 import { scaleBar } from "../viewer/scale-bar";
 import { tintedMask } from "../viewer/tissue";
-import type { Rectangle } from "../api/client";
 import { ErrorPanel } from "./error-panel";
 import { LayerControls } from "./layer-controls";
 
@@ -24,9 +23,11 @@ interface Properties {
   /** The finished job to draw, if any. */
   job: Job | null;
   mpp: number | null;
+  /** What the address asks to see. */
+  view: View | null;
 }
 
-export function SlideViewer({ slide, job, mpp }: Properties) {
+export function SlideViewer({ slide, job, mpp, view }: Properties) {
   const frame = useRef<HTMLDivElement>(null);
   const host = useRef<HTMLDivElement>(null);
   const stage = useRef<SlideStage | null>(null);
@@ -61,8 +62,6 @@ export function SlideViewer({ slide, job, mpp }: Properties) {
     const abort = new AbortController();
     setReady(false);
     setProblem(null);
-    const at = parseRoute(location.hash);
-    const view = at.page === "slide" || at.page === "workflow" ? at.view : null;
     const open = async (): Promise<void> => {
       // The viewer is the larger part of the page; the list of slides does not wait for it.
       const { SlideStage: Stage, openTiles } = await import("../viewer/slide-stage");
@@ -89,6 +88,10 @@ export function SlideViewer({ slide, job, mpp }: Properties) {
       visible.current = null;
     };
   }, [client, slide.id, canvas]);
+
+  useEffect(() => {
+    if (view) stage.current?.goTo(view);
+  }, [view]);
 
   useEffect(() => {
     if (!result || !hasCells) return;

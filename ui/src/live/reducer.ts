@@ -54,8 +54,13 @@ function keepProgress(job: Job, known: Job | undefined): Job {
 }
 
 function withEvent(run: LiveRun, event: EventMessage): LiveRun {
-  if (run.events.some((other) => other.position === event.position && other.type === event.type)) return run;
-  const events = [...run.events, event].sort((a, b) => comparePositions(a.position, b.position));
+  const same = (other: EventMessage): boolean =>
+    other.position === event.position && other.type === event.type && other.job_id === event.job_id;
+  if (run.events.some(same)) return run;
+  // An event whose place is not told stays where it arrived.
+  const order = (a: EventMessage, b: EventMessage): number =>
+    a.position && b.position ? comparePositions(a.position, b.position) : 0;
+  const events = [...run.events, event].sort(order);
   return { ...run, events: events.slice(-EVENTS_KEPT) };
 }
 
@@ -67,9 +72,9 @@ function withProgress(workflow: Workflow, message: ProgressMessage): Workflow {
       if (!current || message.tiles_processed < job.tiles_processed) return job;
       const updated = {
         ...job,
-        stage: message.stage ?? job.stage,
+        stage: message.stage || job.stage,
         tiles_processed: message.tiles_processed,
-        tiles_total: message.tiles_total ?? job.tiles_total,
+        tiles_total: message.tiles_total || job.tiles_total,
         tiles_skipped: message.tiles_skipped,
         cells: message.cells ?? job.cells,
       };

@@ -10,6 +10,18 @@ import { CellLayer, type CellStyle } from "./cell-layer";
 import type { Shapes } from "./shapes";
 import { visibleRectangle, type Size, type Transform } from "./transform";
 
+/**
+ * OpenSeadragon adds an inline style sheet unless one with this mark is there. A strict policy would
+ * refuse it with a message; the one rule it holds is in viewer.css instead.
+ */
+function declineInlineStyle(): void {
+  if (document.querySelector("style[data-openseadragon-mobile-css]")) return;
+  // Outside of the HTML namespace it is found by its name and is no style sheet.
+  const mark = document.createElementNS("urn:microtome", "style");
+  mark.setAttribute("data-openseadragon-mobile-css", "declined");
+  document.head.append(mark);
+}
+
 export interface View {
   /** Centre and width of what is visible, in level-0 pixels. */
   x: number;
@@ -52,6 +64,7 @@ export class SlideStage {
   ) {
     this.scene = scene;
     this.canvas = canvas;
+    declineInlineStyle();
     this.viewer = OpenSeadragon({
       element,
       tileSources: [tiles],
@@ -62,6 +75,9 @@ export class SlideStage {
       navigatorPosition: "TOP_RIGHT",
       navigatorSizeRatio: 0.14,
       navigatorAutoFade: false,
+      navigatorBackground: "transparent",
+      navigatorBorderColor: "transparent",
+      navigatorDisplayRegionColor: "#5b45c9",
       minZoomImageRatio: 0.7,
       maxZoomPixelRatio: 8,
       visibilityRatio: 0.4,
@@ -129,7 +145,9 @@ export class SlideStage {
     });
   }
 
-  private goTo(view: View): void {
+  /** Shows this part of the slide, at once. */
+  goTo(view: View): void {
+    if (!this.opened) return;
     const image = this.viewer.world.getItemAt(0);
     const height = (view.width * this.screen().height) / this.screen().width;
     this.viewer.viewport.fitBounds(
