@@ -7,6 +7,7 @@ can help. Refuses: to report success; the body does that, since only it knows th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +20,7 @@ from microtome.bus.bus import Bus
 from microtome.contracts.codec import to_bytes
 from microtome.contracts.messages import JobProgress
 from microtome.domain.workflow import ReportFailure
-from microtome.errors import Busy, Conflict, MicrotomeError, NotFound, StaleAttempt
+from microtome.errors import Busy, Conflict, MicrotomeError, NotFound, StaleAttempt, Unavailable
 from microtome.leases.lease import Lease, Leases, Progress, Stage
 from microtome.process import Process
 from microtome.readmodels.queries import JobContext
@@ -90,8 +91,14 @@ class Attempts:
         leases: Leases = self._process.leases
         lease = await leases.take(job_id, attempt, f"{self._process.owner}/{uuid.uuid4().hex[:8]}", stage)
         held = Attempt(context=await self._process.queries.job_context(job_id), lease=lease)
-        async with leases.keep(lease, BEAT_S, lambda: held.progress):
-            yield held
+        try:
+            async with leases.keep(lease, BEAT_S, lambda: held.progress):
+                yield held
+        finally:
+            # A service that stops gives its jobs back at once instead of letting their leases expire. What was handed
+            # over or has ended is not held any more, so this does nothing to it.
+            with contextlib.suppress(Unavailable):
+                await leases.release(lease)
 
     async def _report(self, held: Attempt, error: Exception) -> None:
         if isinstance(error, MicrotomeError):
