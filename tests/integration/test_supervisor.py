@@ -21,7 +21,7 @@ from microtome.embedded.home import project_root
 from microtome.embedded.logfile import LogFile
 from microtome.embedded.ports import Ports, PortTaken
 from microtome.embedded.state import is_locked, read_running
-from microtome.embedded.supervisor import SERVICES, AlreadyRunning, EmbeddedStack
+from microtome.embedded.supervisor import SERVICES, AlreadyRunning, EmbeddedStack, StartFailed
 
 
 def alive(pid: int) -> bool:
@@ -65,7 +65,7 @@ async def test_shutdown_leaves_no_process_no_lock_and_no_shared_memory(stack_hom
     assert not any(map(alive, started))
     assert not is_locked(stack_home)
     assert not (stack_home / "stack.json").exists()
-    assert stack_home in tiles.parents or tiles.name not in os.listdir(tiles.parent)
+    assert stack_home in tiles.parents or tiles not in set(tiles.parent.iterdir())
 
 
 async def test_data_survive_a_restart(stack_home: Path) -> None:
@@ -89,6 +89,15 @@ async def test_a_taken_port_is_named_with_its_setting_and_holder(stack_home: Pat
     assert str(port) in refused.value.detail
     assert "POSTGRES_PORT" in refused.value.detail
     assert f"pid {os.getpid()}" in refused.value.detail
+    assert not is_locked(stack_home)
+
+
+async def test_a_service_that_cannot_start_is_reported_in_its_own_words(stack_home: Path) -> None:
+    stack = EmbeddedStack(stack_home, services=("merger",), env={"LEASE_SECONDS": "never"}, durable=False)
+    with pytest.raises(StartFailed, match="merger ends again and again") as failed:
+        await stack.start()
+    assert "LEASE_SECONDS" in failed.value.detail
+    assert "Traceback" not in failed.value.detail
     assert not is_locked(stack_home)
 
 

@@ -6,6 +6,7 @@ Refuses: to interpret what it writes.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -57,3 +58,30 @@ def tail(path: Path, lines: int = 20) -> str:
         file.seek(max(0, file.tell() - 16_384))
         text = file.read().decode(errors="replace")
     return "\n".join(text.splitlines()[-lines:])
+
+
+def last_words(path: Path, lines: int = 8) -> str:
+    """Return the end of the log for a person: the last run only, records as text, tracebacks as their last line."""
+    words: list[str] = []
+    ended: list[str] = []
+    for line in tail(path, 60).splitlines():
+        if line.startswith("[supervisor] ended"):
+            ended = words
+            words = []
+        else:
+            words.append(_text(line))
+    return "\n".join((words or ended)[-lines:])
+
+
+def _text(line: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line[:500]
+    if not isinstance(record, dict):
+        return line[:500]
+    message = str(record.get("message", ""))
+    if message.startswith("Traceback"):
+        message = message.strip().splitlines()[-1]
+    exception = str(record.get("exception", "")).strip().splitlines()[-1:]
+    return f"{record.get('level', '')}: {': '.join([message, *exception])}"[:500]

@@ -27,7 +27,7 @@ from microtome.embedded import home as folders
 from microtome.embedded import warden
 from microtome.embedded.child import Child, ProcessSpec
 from microtome.embedded.environment import service_environment
-from microtome.embedded.logfile import LogFile, tail
+from microtome.embedded.logfile import LogFile, last_words
 from microtome.embedded.nats import Nats
 from microtome.embedded.ports import LOOPBACK, Ports
 from microtome.embedded.postgres import Postgres
@@ -35,7 +35,7 @@ from microtome.embedded.state import ProcessState, StackLock, StackState, lock_h
 from microtome.errors import Conflict, Unavailable
 
 SERVICES = ("gateway", "scheduler", "tiler", "inference", "merger")
-DEATHS_UNTIL_GIVING_UP = 4
+DEATHS_UNTIL_GIVING_UP = 3
 LOCK_PATIENCE_SECONDS = 15.0
 
 
@@ -194,9 +194,11 @@ class EmbeddedStack:
                     if child.pid is not None and (await client.get(health)).status_code == httpx.codes.OK:
                         return
                 if child.failures - deaths >= DEATHS_UNTIL_GIVING_UP:
-                    raise StartFailed(f"{name} ends again and again (exit {child.last_exit}):\n{tail(child.log.path)}")
+                    raise StartFailed(
+                        f"{name} ends again and again (exit {child.last_exit}):\n{last_words(child.log.path)}"
+                    )
                 if time.monotonic() > deadline:
-                    raise StartFailed(f"{name} is not ready after {limit:g} s:\n{tail(child.log.path)}")
+                    raise StartFailed(f"{name} is not ready after {limit:g} s:\n{last_words(child.log.path)}")
                 await asyncio.sleep(0.1)
 
     # -- watch: the warden's protocol --------------------------------------------------------
@@ -248,7 +250,7 @@ class EmbeddedStack:
         try:
             await asyncio.gather(self._nats.wait_ready(), self._postgres.wait_ready())
         except Unavailable as error:
-            logs = "\n".join(tail(self.log(name)) for name in ("nats", "postgres"))
+            logs = "\n".join(last_words(self.log(name)) for name in ("nats", "postgres"))
             raise StartFailed(f"{error.detail}\n{logs}") from error
 
     async def _start_services(self) -> None:

@@ -14,7 +14,7 @@ from microtome.embedded import warden
 from microtome.embedded.child import BACKOFF_CAP_SECONDS, backoff_seconds
 from microtome.embedded.environment import service_environment
 from microtome.embedded.home import tile_store
-from microtome.embedded.logfile import LogFile, tail
+from microtome.embedded.logfile import LogFile, last_words, tail
 from microtome.embedded.ports import Ports, free_ports
 from microtome.embedded.secret import password
 from microtome.embedded.state import StackLock, is_locked, lock_holder, read_running
@@ -38,6 +38,18 @@ def test_a_log_is_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2000
     assert tail(tmp_path / "a.log", 2) == "line 498\nline 499"
     assert tail(tmp_path / "none.log") == ""
+
+
+def test_last_words_are_those_of_the_last_run_without_tracebacks(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(
+        "old\n[supervisor] ended with 1, starts again in 0 s\nplain\n"
+        '{"level": "error", "message": "Traceback (most recent call last):\\n  File x\\nOops: why"}\n'
+        '{"level": "warning", "message": "failed", "exception": "Traceback:\\n  y\\nKeyError: 1"}\n[3]\n'
+    )
+    assert last_words(path) == "plain\nerror: Oops: why\nwarning: failed: KeyError: 1\n[3]"
+    path.write_text("only\n[supervisor] ended with 1, starts again in 0 s\n")
+    assert last_words(path) == "only"
 
 
 def test_ports_come_from_the_environment() -> None:
