@@ -13,7 +13,6 @@ def main() -> int:
     """Run until told to stop; return the exit status."""
     # Imported here: the processes that render pixels load this module too and need none of it.
     from microtome.errors import MicrotomeError
-
     from services.gateway.server import serve
 
     try:

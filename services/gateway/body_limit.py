@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 
-from microtome.errors import TooLarge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from microtome.errors import TooLarge
 from services.gateway import problems
 
 
@@ -25,6 +25,7 @@ class BodyLimit:
         self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         if scope["type"] != "http" or (scope["method"], scope["path"].rstrip("/")) in self._streamed:
             await self._app(scope, receive, send)
             return

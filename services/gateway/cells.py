@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from microtome.errors import InvalidRequest
 
 MAX_OUTLINES = 20_000

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, WebSocket
+
 from microtome.artifacts.store import ArtifactStore
 from microtome.bus.bus import Bus
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import EventLog
 from microtome.readmodels.queries import Queries
 from microtome.workflows import Workflows
-
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places

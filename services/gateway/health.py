@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
-from microtome.errors import Unavailable
 
+from microtome.errors import Unavailable
 from services.gateway import views
 from services.gateway.context import Context, Gateway
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
+
 from microtome.domain.commands import Cancel, Retry
 from microtome.domain.state import Job
 from microtome.errors import Conflict, NotFound
-
 from services.gateway import cells, present, views
 from services.gateway.context import Context, Gateway
 from services.gateway.user import LinkUser, User

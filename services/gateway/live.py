@@ -15,10 +15,10 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Header, Query, WebSocket
-from microtome.errors import MicrotomeError, NotFound, Unavailable
 from pydantic import BaseModel
 from starlette.websockets import WebSocketDisconnect
 
+from microtome.errors import MicrotomeError, NotFound, Unavailable
 from services.gateway.context import Gateway, LiveContext
 from services.gateway.hub import Outbox
 from services.gateway.user import InvalidUser, UserRequired, checked_user

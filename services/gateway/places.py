@@ -89,10 +89,10 @@ class Places:
     async def _follow(self) -> None:
         while True:
             try:
-                while await self._read_page():
-                    # A long log must not hold up requests.
-                    await asyncio.sleep(0)
-                await self._log.wait(_WAIT_S)
+                if not await self._read_page():
+                    await self._log.wait(_WAIT_S)
+                # A long log must not hold up requests.
+                await asyncio.sleep(0)
             except Unavailable as error:
                 logger.warning("the log cannot be followed for now: %s", error.detail)
                 await asyncio.sleep(_WAIT_S)

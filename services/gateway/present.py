@@ -17,7 +17,6 @@ from microtome.domain import workflow as workflows
 from microtome.domain.scheduling import Waiting
 from microtome.domain.state import Job, JobStatus, Workflow
 from microtome.readmodels.queries import SlideRecord, WorkflowRecord
-
 from services.gateway import views
 
 _SOURCES: Mapping[MppSource, views.MppSourceName] = {

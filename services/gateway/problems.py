@@ -17,9 +17,10 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from microtome.errors import MicrotomeError, TooLarge
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
+
+from microtome.errors import MicrotomeError, TooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Lingering(Response):
     def __init__(self, answer: Response) -> None:
         super().__init__(answer.body, answer.status_code, media_type=MEDIA_TYPE, headers={"Connection": "close"})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer, drop what comes for at most two seconds, close."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": bytes(self.body), "more_body": True})

@@ -15,7 +15,6 @@ from microtome.errors import InvalidRequest, Unavailable
 from microtome.eventlog.log import Append, EventLog, NewEvent
 from microtome.slides.facts import SlideFacts
 from microtome.slides.sandbox import inspect_sandboxed
-
 from services.gateway.trace import trace_meta
 from services.gateway.uploads import Draft, Received
 

@@ -9,11 +9,11 @@ import socket
 from contextlib import ExitStack
 
 import uvicorn
+
 from microtome.errors import ConfigurationError
 from microtome.telemetry import logging as logs
 from microtome.telemetry import tracing
 from microtome.telemetry.metrics import serve_metrics
-
 from services.gateway.settings import GatewaySettings
 from services.gateway.trace import GatewayMetrics
 from services.gateway.wiring import create_app

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from microtome.errors import ConfigurationError
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from microtome.errors import ConfigurationError
 
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +63,7 @@ class GatewaySettings(BaseSettings):
         """Read the environment. `ConfigurationError` names each variable that is missing or wrong."""
         try:
             # The arguments are the environment's.
-            return cls()  # type: ignore[call-arg]
+            return cls()
         except ValidationError as error:
             lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
             raise ConfigurationError("; ".join(lines)) from error

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 
 from microtome.eventlog.database import Database
 from microtome.readmodels.queries import Queries, WorkflowRecord
-
 from services.gateway import present, views
 from services.gateway.places import Places
 from services.gateway.present import Progress

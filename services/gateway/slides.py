@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
 from microtome.contracts.messages import SlideRegistered
 from microtome.errors import NotFound
 from microtome.slides.deepzoom import TILE_SIZE, DeepZoom
-from starlette.requests import ClientDisconnect
-
 from services.gateway import present, views
 from services.gateway.context import Context, Gateway
 from services.gateway.documents import Mpp

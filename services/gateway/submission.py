@@ -16,7 +16,6 @@ from microtome.domain.workflow import Submit, decide
 from microtome.errors import Conflict, InvalidRequest, InvalidWorkflow, NotFound, UnknownMpp, UnsuitableSlide
 from microtome.eventlog.log import Append, EventLog, NewEvent
 from microtome.readmodels.queries import Queries
-
 from services.gateway.documents import MIN_CORE, JobIn, ParametersIn, WorkflowIn
 from services.gateway.trace import trace_meta
 

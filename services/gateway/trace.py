@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 
-from microtome.telemetry.metrics import HttpMetrics, LogMetrics, process_registry
-from microtome.telemetry.tracing import current_traceparent, span_from
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from microtome.telemetry.metrics import HttpMetrics, LogMetrics, process_registry
+from microtome.telemetry.tracing import current_traceparent, span_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SERVER_ERROR = 500
@@ -44,6 +45,7 @@ class Observe:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, and measure it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from microtome.errors import InvalidRequest, TooLarge
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+
+from microtome.errors import InvalidRequest, TooLarge
 
 _BLOCK = 1 << 20
 _SWEEP_AFTER_S = 60.0

@@ -10,6 +10,7 @@ import re
 from typing import Annotated, ClassVar
 
 from fastapi import Depends, Header, Query
+
 from microtome.errors import MicrotomeError
 
 _USER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

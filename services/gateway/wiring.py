@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+
 from microtome.artifacts.store import ArtifactStore
 from microtome.bus.jetstream import JetStreamBus
 from microtome.domain.limits import Limits
@@ -21,7 +22,6 @@ from microtome.eventlog.postgres import PostgresEventLog
 from microtome.readmodels.projection import ReadModels
 from microtome.readmodels.queries import Queries
 from microtome.workflows import Workflows
-
 from services.gateway import health, jobs, live, page, problems, slides, views, workflows
 from services.gateway.body_limit import BodyLimit
 from services.gateway.context import Gateway

@@ -24,7 +24,6 @@ from services.gateway.context import Gateway
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import create_app
 
-
 SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
 
 

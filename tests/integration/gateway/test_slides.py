@@ -15,9 +15,9 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from services.gateway.pixels import ByteCache
 from microtome.contracts.messages import MppSource
 from microtome.slides.facts import SlideFacts
+from services.gateway.pixels import ByteCache
 from services.gateway.registration import PixelSizeWish, settle_pixel_size
 from services.gateway.uploads import clean_filename
 from tests.integration.gateway.conftest import Running, Start, picture

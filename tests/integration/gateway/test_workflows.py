@@ -75,7 +75,7 @@ async def test_the_same_key_gives_the_same_workflow(gateway: Running) -> None:
     assert len((await gateway.get("/workflows")).json()) == 1
 
 
-async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> None:  # noqa: PLR0915 - one list
+async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> None:
     slide = await registered(gateway, mpp=0.5)
     no_mpp = await registered(gateway, mpp=None)
     dark = await registered(gateway, mpp=0.5, fluorescence=True)
