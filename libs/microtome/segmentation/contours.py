@@ -93,6 +93,15 @@ def _trace(piece: NDArray[np.int32], y: int, x: int, out: NDArray[np.int32]) -> 
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
+def _resized(points: NDArray[np.int32], used: int, size: int) -> NDArray[np.int32]:
+    out = np.empty((size, 2), np.int32)
+    for i in range(used):
+        out[i, 0] = points[i, 0]
+        out[i, 1] = points[i, 1]
+    return out
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def trace_contours(
     labels: NDArray[np.int32], label: NDArray[np.int32], box: NDArray[np.int32]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
@@ -114,12 +123,10 @@ def trace_contours(
             ring = np.empty((4 * size + 4, 2), np.int32)
             length = _trace(piece, y, x, ring)
             if used + length > points.shape[0]:
-                larger = np.empty((2 * (used + length), 2), np.int32)
-                larger[:used] = points[:used]
-                points = larger
+                points = _resized(points, used, 2 * (used + length))
             for i in range(length):
                 points[used + i, 0] = ring[i, 0] + 2 * x0
                 points[used + i, 1] = ring[i, 1] + 2 * y0
             used += length
         offsets[k + 1] = used
-    return area, offsets, points[: offsets[count]].copy()
+    return area, offsets, _resized(points, int(offsets[count]), int(offsets[count]))

@@ -135,7 +135,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description="Make a model folder from a bare network.")
     for name in ("network", "weights", "facts", "folder"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--halo-min", type=int, default=64, help="smallest halo with which tiles are exact")
+    parser.add_argument("--halo-min", type=int, default=96, help="smallest halo with which tiles are exact")
     embed(**vars(parser.parse_args()))
 
 

@@ -61,7 +61,7 @@ class Grid:
     width: int
     height: int
     tile_size: int = 1024
-    halo: int = 64
+    halo: int = 96
     offset: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Grid:
             raise ConfigurationError(f"offset is {self.offset}; it must be less than the core, {self.core}.")
 
     @classmethod
-    def whole(cls, width: int, height: int, halo: int = 64) -> Grid:
+    def whole(cls, width: int, height: int, halo: int = 96) -> Grid:
         """One tile over everything: the untiled run that every tiled run must equal."""
         edge = -(-max(width, height) // STRIDE) * STRIDE
         return cls(width, height, edge + 2 * halo, halo)

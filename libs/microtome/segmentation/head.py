@@ -223,6 +223,14 @@ def _fill_holes(
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
+def _enlarged(pool: NDArray[np.float32], used: int, size: int) -> NDArray[np.float32]:
+    larger = np.empty(size, np.float32)
+    for i in range(used):
+        larger[i] = pool[i]
+    return larger
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def _grow_all(
     logits: NDArray[np.float32],
     seeds: NDArray[np.int32],
@@ -264,9 +272,7 @@ def _grow_all(
                     y0, x0, y1, x1 = a0, b0, a1, b1
             need = starts[k] + (y1 - y0) * (x1 - x0)
             if need > pool.shape[0]:
-                larger = np.empty(2 * need, np.float32)
-                larger[: starts[k]] = pool[: starts[k]]
-                pool = larger
+                pool = _enlarged(pool, starts[k], 2 * need)
             at = starts[k]
             for y in range(y0, y1):
                 for x in range(x0, x1):
@@ -277,7 +283,9 @@ def _grow_all(
         else:
             boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3] = seed_y, seed_x, seed_y, seed_x
             starts[k + 1] = starts[k]
-        state[a0:a1, b0:b1] = _FREE
+        for y in range(a0, a1):
+            for x in range(b0, b1):
+                state[y, x] = _FREE
     return boxes, starts, pool
 
 
@@ -335,7 +343,9 @@ def _merge(
 ) -> NDArray[np.int32]:
     """For each object the first seed of the objects that it is one with: int32 [n]."""
     count = boxes.shape[0]
-    parent = np.arange(count).astype(np.int32)
+    parent = np.empty(count, np.int32)
+    for k in range(count):
+        parent[k] = k
     for i in range(count):
         if members[i] == 0:
             continue

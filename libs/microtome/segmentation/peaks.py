@@ -72,4 +72,8 @@ def find_peaks(seeds: NDArray[np.float32], distance: int, threshold: np.float32)
                 out[count, 0] = y
                 out[count, 1] = x
                 count += 1
-    return out[:count].copy()
+    kept = np.empty((count, 2), np.int32)
+    for i in range(count):
+        kept[i, 0] = out[i, 0]
+        kept[i, 1] = out[i, 1]
+    return kept

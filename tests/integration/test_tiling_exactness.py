@@ -1,0 +1,291 @@
+"""The law of the engine: a tiled run is the untiled run, bit for bit; and what breaks the law is seen to break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shapely import Polygon
+
+from microtome.errors import ConfigurationError
+from microtome.segmentation.cells import TileCells, read_cells, segment_tile, write_cells
+from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.grid import Grid, Rect, Tile
+from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.reading import ArrayReader, pad_reflect
+from microtome.segmentation.run import content_key, sample_histogram, segment, warm_up
+
+ROOT = Path(__file__).parents[2]
+CROP = ROOT / "tests" / "data" / "cmu-1-small-region-crop.jpg"
+SHARED = ROOT.parent / "shared" / "data"
+
+Cells = dict[tuple[int, int], tuple[int, float, bytes]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def engine(model: Model) -> OnnxRuntimeEngine:
+    warm_up(model)
+    return OnnxRuntimeEngine(model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.asarray(Image.open(CROP).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def normalisation(image: np.ndarray, model: Model) -> Normalisation:
+    return Normalisation.from_histogram(Histogram.of(image), model.percentiles)
+
+
+def collect(results: Iterable[tuple[Tile, TileCells]]) -> Cells:
+    """Cells by their seed; a seed that two tiles own is an error."""
+    found: Cells = {}
+    for tile, cells in results:
+        for i in range(len(cells)):
+            seed = int(cells.seed_y[i]), int(cells.seed_x[i])
+            assert seed not in found
+            assert tile.core.intersection(Rect(seed[1], seed[0], 1, 1)).width == 1
+            found[seed] = int(cells.area_px[i]), float(cells.score[i]), cells.ring(i).tobytes()
+    return found
+
+
+def one_by_one(
+    image: np.ndarray,
+    model: Model,
+    engine: OnnxRuntimeEngine,
+    tiles: Iterable[Tile],
+    normalisation: Normalisation | None,
+) -> Cells:
+    """Without the stream and without its guards; None normalises each tile by itself."""
+    results = []
+    for tile in tiles:
+        pixels = pad_reflect(ArrayReader(image), tile.padded)
+        own = normalisation or Normalisation.from_histogram(Histogram.of(pixels), model.percentiles)
+        low, scale = own.arrays()
+        results.append((tile, segment_tile(engine.infer(pixels[None], low[None], scale[None])[0], tile, model)))
+    return collect(results)
+
+
+@pytest.fixture(scope="module")
+def untiled(image: np.ndarray, model: Model, engine: OnnxRuntimeEngine, normalisation: Normalisation) -> Cells:
+    grid = Grid.whole(image.shape[1], image.shape[0])
+    assert len(grid) == 1
+    found = collect(segment(ArrayReader(image), model, engine, grid, normalisation=normalisation))
+    assert len(found) > 150
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "halo", "offset", "batch_size", "workers"),
+    [(384, 96, 0, 1, 1), (384, 96, 16, 3, 2), (512, 96, 160, 2, 1), (512, 128, 0, 4, 2), (1024, 96, 0, 1, 1)],
+)
+def test_tiled_is_untiled(
+    image: np.ndarray,
+    model: Model,
+    engine: OnnxRuntimeEngine,
+    normalisation: Normalisation,
+    untiled: Cells,
+    tile_size: int,
+    halo: int,
+    offset: int,
+    batch_size: int,
+    workers: int,
+) -> None:
+    grid = Grid(image.shape[1], image.shape[0], tile_size, halo, offset)
+    results = segment(
+        ArrayReader(image), model, engine, grid, normalisation=normalisation, batch_size=batch_size, workers=workers
+    )
+    assert collect(results) == untiled
+
+
+def test_the_order_of_tiles_is_not_felt(
+    image: np.ndarray, model: Model, engine: OnnxRuntimeEngine, normalisation: Normalisation, untiled: Cells
+) -> None:
+    tiles = list(Grid(image.shape[1], image.shape[0], 448).tiles())
+    order = np.random.default_rng(3).permutation(len(tiles))
+    assert one_by_one(image, model, engine, [tiles[i] for i in order], normalisation) == untiled
+
+
+def one_pixel_off(grid: Grid) -> list[Tile]:
+    slide = Rect(0, 0, grid.width, grid.height)
+    moved = [Rect(tile.padded.x - 1, tile.padded.y - 1, grid.tile_size, grid.tile_size) for tile in grid.tiles()]
+    return [
+        Tile(tile.row, tile.column, tile.core, rect, rect.intersection(slide))
+        for tile, rect in zip(grid.tiles(), moved, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cut", "slide_level"),
+    [
+        (lambda w, h: one_pixel_off(Grid(w, h, 448)), True),
+        (lambda w, h: Grid(w, h, 448).tiles(), False),
+        (lambda w, h: Grid(w, h, 256, 0).tiles(), True),
+    ],
+    ids=["origin off by one", "normalised tile by tile", "no halo"],
+)
+def test_what_breaks_the_law_is_seen(
+    image: np.ndarray,
+    model: Model,
+    engine: OnnxRuntimeEngine,
+    normalisation: Normalisation,
+    untiled: Cells,
+    cut: Callable[[int, int], Iterable[Tile]],
+    slide_level: bool,
+) -> None:
+    tiles = cut(image.shape[1], image.shape[0])
+    assert one_by_one(image, model, engine, tiles, normalisation if slide_level else None) != untiled
+
+
+def test_a_halo_too_short_is_refused(image: np.ndarray, model: Model, engine: OnnxRuntimeEngine) -> None:
+    grid = Grid(image.shape[1], image.shape[0], 512, model.halo_min - 16)
+    with pytest.raises(ConfigurationError, match="halo"):
+        segment(ArrayReader(image), model, engine, grid)
+    with pytest.raises(ConfigurationError, match="grid"):
+        segment(ArrayReader(image), model, engine, Grid(10, 10))
+
+
+@pytest.mark.parametrize("kind", ["one colour", "noise", "black"])
+def test_glass_has_no_cells(kind: str, model: Model, engine: OnnxRuntimeEngine) -> None:
+    noise = np.random.default_rng(0).normal(238, 3, (300, 400, 3)).clip(0, 255).astype(np.uint8)
+    blank = {"one colour": np.full_like(noise, 243), "noise": noise, "black": np.zeros_like(noise)}[kind]
+    assert collect(segment(ArrayReader(blank), model, engine, Grid(400, 300, 512))) == {}
+
+
+def test_every_ring_is_a_valid_polygon_inside_the_slide(image: np.ndarray, untiled: Cells, model: Model) -> None:
+    for area, _, ring in untiled.values():
+        points = np.frombuffer(ring, np.int32).reshape(-1, 2)
+        assert Polygon(points).is_valid
+        assert area >= model.min_size
+        assert points.min() >= 0
+        assert (points <= [2 * image.shape[1], 2 * image.shape[0]]).all()
+
+
+def test_skipped_tiles_take_nothing_else_with_them(
+    image: np.ndarray, model: Model, engine: OnnxRuntimeEngine, normalisation: Normalisation, untiled: Cells
+) -> None:
+    grid = Grid(image.shape[1], image.shape[0], 448)
+    wanted = {(0, 1), (1, 0)}
+    found = collect(
+        segment(
+            ArrayReader(image),
+            model,
+            engine,
+            grid,
+            normalisation=normalisation,
+            wanted=lambda tile: (tile.row, tile.column) in wanted,
+        )
+    )
+    cores = [grid.tile(*at).core for at in wanted]
+    assert found == {
+        seed: cell
+        for seed, cell in untiled.items()
+        if any(c.x <= seed[1] < c.x + c.width and c.y <= seed[0] < c.y + c.height for c in cores)
+    }
+    assert 0 < len(found) < len(untiled)
+
+
+def test_stopping_early_stops_the_threads(image: np.ndarray, model: Model, engine: OnnxRuntimeEngine) -> None:
+    import threading
+
+    before = threading.active_count()
+    stream = segment(ArrayReader(image), model, engine, Grid(image.shape[1], image.shape[0], 384))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_a_failing_reader_fails_the_run(image: np.ndarray, model: Model, engine: OnnxRuntimeEngine) -> None:
+    class Torn(ArrayReader):
+        def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
+            if x > 200:
+                raise OSError("torn")
+            return super().read(x, y, width, height)
+
+    normalisation = Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    grid = Grid(image.shape[1], image.shape[0], 384)
+    with pytest.raises(OSError, match="torn"):
+        list(segment(Torn(image), model, engine, grid, normalisation=normalisation))
+
+
+def test_sampling_does_not_depend_on_order(image: np.ndarray) -> None:
+    tiles = list(Grid(image.shape[1], image.shape[0], 256).tiles())
+    reader = ArrayReader(image)
+    some = sample_histogram(reader, tiles, 5)
+    assert (some.counts == sample_histogram(reader, tiles[::-1], 5).counts).all()
+    assert 0 < some.pixels < image.shape[0] * image.shape[1]
+    assert (sample_histogram(reader, tiles, 1000).counts == Histogram.of(image).counts).all()
+    assert sample_histogram(reader, []).pixels == 0
+
+
+def test_results_survive_the_file(
+    image: np.ndarray, model: Model, engine: OnnxRuntimeEngine, untiled: Cells, tmp_path: Path,
+    normalisation: Normalisation,
+) -> None:  # fmt: skip
+    back = []
+    for tile, cells in segment(
+        ArrayReader(image), model, engine, Grid(image.shape[1], image.shape[0], 512), normalisation=normalisation
+    ):
+        write_cells(cells, tmp_path / f"{tile.row}-{tile.column}.arrow")
+        back.append((tile, read_cells(tmp_path / f"{tile.row}-{tile.column}.arrow")))
+        assert set(cells.seconds) == {"decode", "network", "head", "contours"}
+    assert collect(back) == untiled
+
+
+def test_content_keys(model: Model) -> None:
+    key = content_key("a" * 64, model, {"halo": 96, "tile_size": 1024})
+    assert key == content_key("a" * 64, model, {"tile_size": 1024, "halo": 96})
+    others = {
+        content_key("b" * 64, model, {"halo": 96, "tile_size": 1024}),
+        content_key("a" * 64, model, {"halo": 112, "tile_size": 1024}),
+    }
+    assert key not in others
+    assert len(key) == 64
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="real images are not at ../shared/data")
+def test_a_real_image_with_the_default_grid(model: Model, engine: OnnxRuntimeEngine) -> None:
+    import tifffile
+
+    image = tifffile.imread(SHARED / "tiles" / "HE_example.tif")[300:1000, :840, :3]
+    height, width = image.shape[:2]
+    reader = ArrayReader(image)
+    normalisation = Normalisation.from_histogram(Histogram.of(image), model.percentiles)
+    runs = [
+        collect(segment(reader, model, engine, grid, normalisation=normalisation, batch_size=2))
+        for grid in (Grid.whole(width, height), Grid(width, height), Grid(width, height, 640, offset=272))
+    ]
+    assert len(runs[0]) > 1000
+    assert runs[1] == runs[0]
+    assert runs[2] == runs[0]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="real images are not at ../shared/data")
+def test_a_part_of_a_real_slide(model: Model, engine: OnnxRuntimeEngine) -> None:
+    import openslide
+
+    with openslide.OpenSlide(SHARED / "slides" / "CMU-1-Small-Region.svs") as slide:
+        image = np.asarray(slide.read_region((700, 1400), 0, (640, 720)).convert("RGB"))
+    reader = ArrayReader(image)
+    whole = collect(segment(reader, model, engine, Grid.whole(640, 720)))
+    tiled = collect(
+        segment(
+            reader,
+            model,
+            engine,
+            Grid(640, 720, 512),
+            normalisation=Normalisation.from_histogram(Histogram.of(image), model.percentiles),
+        )
+    )
+    assert len(whole) > 50
+    assert tiled == whole

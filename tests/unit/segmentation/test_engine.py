@@ -1,0 +1,108 @@
+"""Same bits for a tile whatever shares its batch; normalisation inside the network is the one outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microtome.errors import ConfigurationError, InvalidRequest, Unavailable
+from microtome.segmentation.embed import embed
+from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.model import Model
+
+SHARED = Path(__file__).parents[4] / "shared" / "models"
+
+
+def batch(count: int, edge: int = 128) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count * edge)
+    pixels = rng.integers(0, 256, (count, edge, edge, 3)).astype(np.uint8)
+    low = rng.uniform(0, 60, (count, 3)).astype(np.float32)
+    return pixels, low, (1 / rng.uniform(100, 200, (count, 3))).astype(np.float32)
+
+
+def test_a_tile_does_not_feel_its_batch(engine: OnnxRuntimeEngine) -> None:
+    pixels, low, scale = batch(4)
+    alone = np.concatenate([engine.infer(pixels[[i]], low[[i]], scale[[i]]) for i in range(4)])
+    pairs = np.concatenate([engine.infer(pixels[i : i + 2], low[i : i + 2], scale[i : i + 2]) for i in (0, 2)])
+    together = engine.infer(pixels, low, scale)
+    assert together.shape == (4, 5, 128, 128)
+    assert together.dtype == np.float32
+    assert (alone == together).all()
+    assert (pairs == together).all()
+
+
+def test_the_number_of_threads_is_not_felt(model: Model, engine: OnnxRuntimeEngine) -> None:
+    pixels, low, scale = batch(2)
+    single = OnnxRuntimeEngine(model, device="cpu", threads=1)
+    assert (single.infer(pixels, low, scale) == engine.infer(pixels, low, scale)).all()
+
+
+def test_context_reaches_no_further_than_the_halo(model: Model, engine: OnnxRuntimeEngine) -> None:
+    pixels, low, scale = batch(1, 512)
+    part = engine.infer(pixels[:, 64:448, 64:448], low, scale)
+    whole = engine.infer(pixels, low, scale)[:, :, 64:448, 64:448]
+    halo = model.halo_min
+    assert (part[..., halo:-halo, halo:-halo] == whole[..., halo:-halo, halo:-halo]).all()
+    assert (part != whole).any()
+
+
+def test_only_the_normalised_values_matter(engine: OnnxRuntimeEngine) -> None:
+    rng = np.random.default_rng(7)
+    dark = rng.integers(0, 100, (1, 128, 128, 3)).astype(np.uint8)
+    low, scale = np.full((1, 3), 10, np.float32), np.full((1, 3), 1 / 64, np.float32)
+    shifted = engine.infer(dark + np.uint8(40), low + 40, scale)
+    doubled = engine.infer(dark * np.uint8(2), low * 2, scale / 2)
+    plain = engine.infer(dark, low, scale)
+    assert (shifted == plain).all()
+    assert (doubled == plain).all()
+    assert (engine.infer(dark, low + 1, scale) != plain).any()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "rows"),
+    [
+        (np.zeros((1, 64, 64, 3), np.float32), 1),
+        (np.zeros((64, 64, 3), np.uint8), 1),
+        (np.zeros((1, 64, 60, 3), np.uint8), 1),
+        (np.zeros((0, 64, 64, 3), np.uint8), 0),
+        (np.zeros((1, 64, 64, 4), np.uint8), 1),
+        (np.zeros((2, 64, 64, 3), np.uint8), 1),
+    ],
+)
+def test_other_shapes_are_refused(engine: OnnxRuntimeEngine, pixels: np.ndarray, rows: int) -> None:
+    with pytest.raises(InvalidRequest):
+        engine.infer(pixels, np.zeros((rows, 3), np.float32), np.ones((rows, 3), np.float32))
+
+
+def test_it_says_what_it_runs_on(model: Model, engine: OnnxRuntimeEngine) -> None:
+    assert engine.name == "onnxruntime-cpu-fp32"
+    assert engine.note is None
+    with pytest.raises(ConfigurationError):
+        OnnxRuntimeEngine(model, device="abacus")  # type: ignore[arg-type]
+
+
+def test_cuda_asked_for_and_absent_is_an_error(model: Model) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's ONNX Runtime offers CUDA")
+    with pytest.raises(Unavailable):
+        OnnxRuntimeEngine(model, device="cuda")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the trained network is not at ../shared/models")
+def test_the_shipped_model_can_be_made_again(model: Model, tmp_path: Path) -> None:
+    import onnxruntime
+
+    name = "first_brightfield_nuclei_16"
+    embed(SHARED / f"{name}.onnx", SHARED / f"{name}.safetensors", SHARED / "model.json", tmp_path, model.halo_min)
+    for file in ("model.onnx", "model.json"):
+        assert (tmp_path / file).read_bytes() == (model.network.parent / file).read_bytes()
+    pixels, low, scale = batch(2)
+    bare = onnxruntime.InferenceSession(str(SHARED / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+    normal = np.clip((pixels - low[:, None, None]) * scale[:, None, None], -2, 3).transpose(0, 3, 1, 2)
+    expected = bare.run(None, {"x": np.ascontiguousarray(normal, np.float32)})[0]
+    got = OnnxRuntimeEngine(model, device="cpu").infer(pixels, low, scale)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
