@@ -48,6 +48,8 @@ _AWAY = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     # asyncpg raises it when the connection died between two statements.
     asyncpg.InterfaceError,
+    # The same, when the server's farewell meets our next statement.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -116,7 +118,8 @@ class Database:
     async def close(self) -> None:
         """Give all connections back; those in use are cut off after a few seconds."""
         try:
-            await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._pool.close()
         except (TimeoutError, *_AWAY):
             self._pool.terminate()
 
@@ -166,8 +169,10 @@ class Listener:
     async def beyond(self, count: int, timeout: float) -> int:  # noqa: ASYNC109 - the timeout is an outcome
         """Wait until the count exceeds `count`, at most `timeout` seconds; return the count."""
         async with self._changed:
+            # Not wait_for: before Python 3.12 it can swallow a cancellation that comes together with the result.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(lambda: self.count > count), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait_for(lambda: self.count > count)
             return self.count
 
     async def _wake(self) -> None:
@@ -207,7 +212,8 @@ class Listener:
         """Return True at a notification, False when the connection has ended."""
         while True:
             try:
-                return await asyncio.wait_for(signals.get(), 10.0)
+                async with asyncio.timeout(10.0):
+                    return await signals.get()
             except TimeoutError:
                 # A half-open connection looks like a quiet one until it is asked something.
                 await connection.execute("select 1", timeout=CONNECT_SECONDS)

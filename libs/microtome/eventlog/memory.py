@@ -70,7 +70,8 @@ class MemoryEventLog:
         seen = self._seen.get(task, 0)
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._count > seen), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait_for(lambda: self._count > seen)
             except TimeoutError:
                 return False
             self._seen[task] = self._count

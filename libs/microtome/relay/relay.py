@@ -2,6 +2,8 @@
 
 Promises: every event of the log reaches the bus at least once and in log order, each under its
 event id as message id, so that the bus keeps one; a started attempt also becomes a `PlanWork`.
+The bus forgets message ids after two minutes; a relay that was down for longer after a crash may
+double its last page, which readers tell by `microtome-cursor` and workers by their leases.
 Refuses: to be needed for the truth. What the bus forgets, the scheduler finds by its leases.
 """
 
@@ -62,7 +64,11 @@ class Relay:
     async def run(self) -> None:
         """Publish for ever; while the log or the bus is away, try again."""
         pause = 0.1
+        task = asyncio.current_task()
         while True:
+            # Before Python 3.12 a client's wait_for can swallow a cancellation that comes with its result.
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             try:
                 if not await self.step():
                     await self._log.wait(POLL_SECONDS)

@@ -9,13 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from microtome.contracts.messages import JobCancelled, JobRetried, JobStarted, SlideRegistered
 from microtome.errors import ConcurrencyConflict, Conflict, InvalidRequest
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import START, Append, Cursor, EventLog, NewEvent, StoredEvent
 from microtome.eventlog.memory import MemoryEventLog
 from microtome.eventlog.postgres import PostgresEventLog
-
 from tests.integration.eventlog.facts import fact, slide, store
 
 

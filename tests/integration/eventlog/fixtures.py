@@ -81,9 +81,9 @@ async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
         yield log
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_postgres() -> Iterator[PostgresProcess]:
-    """A server that the test may stop and kill."""
+    """A server that the tests of a module may stop and kill."""
     with home_folder() as home:
         server = PostgresProcess(home)
         server.start()

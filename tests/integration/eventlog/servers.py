@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -25,7 +24,8 @@ class PostgresProcess:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = free_port()
-        self.postgres = Postgres(home, self.port, durable=False)
+        # Durable: what was acknowledged must survive a kill.
+        self.postgres = Postgres(home, self.port, durable=True)
         self.postgres.prepare()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -61,25 +61,3 @@ def home_folder() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-class NatsProcess:
-    def __init__(self, home: Path, binary: Path) -> None:
-        self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
-        self._argv = [str(binary), "-js", "-a", "127.0.0.1", "-p", str(self.port), "-sd", str(home / "nats")]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
-        )
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                if connection.recv(4) == b"INFO":
-                    return
-            time.sleep(0.02)
-        raise AssertionError("NATS did not start")
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import asyncpg
 import pytest
 
 from microtome.contracts.messages import SeatGranted
@@ -18,8 +19,7 @@ from tests.integration.eventlog.servers import PostgresProcess
 
 
 async def test_kill_and_restart_lose_nothing_and_everything_recovers(own_postgres: PostgresProcess) -> None:
-    url = own_postgres.postgres.url()
-    await migrate(url)
+    url = await _database(own_postgres, "killed")
     async with await Database.connect(url) as database, PostgresEventLog(database) as log:
         stored = await store(log, "slide-1", slide())
         waiting = asyncio.create_task(_wake_ups(log, 3))
@@ -45,6 +45,14 @@ async def test_kill_and_restart_lose_nothing_and_everything_recovers(own_postgre
         await asyncio.wait_for(waiting, 10)
 
 
+async def _database(server: PostgresProcess, name: str) -> str:
+    connection = await asyncpg.connect(server.postgres.url())
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    await migrate(server.postgres.url(name))
+    return server.postgres.url(name)
+
+
 async def _wake_ups(log: PostgresEventLog, number: int) -> None:
     while number:
         number -= await log.wait(30.0)
@@ -60,8 +68,7 @@ async def _until_available(log: PostgresEventLog, append: Append) -> tuple[objec
 
 
 async def test_an_orderly_restart_under_load_keeps_every_acknowledged_event(own_postgres: PostgresProcess) -> None:
-    url = own_postgres.postgres.url()
-    await migrate(url)
+    url = await _database(own_postgres, "restarted")
     async with await Database.connect(url) as database:
         log = PostgresEventLog(database)
 

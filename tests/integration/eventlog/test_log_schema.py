@@ -26,8 +26,10 @@ from tests.integration.eventlog.facts import slide, store
         "truncate events",
         "truncate events cascade",
         "set session_replication_role = replica; delete from events",
-        "insert into events (stream, version, event_id, tenant, type, schema_version, data) values "
-        "('s', 1, gen_random_uuid(), 'eve', 'X', 1, '{}') on conflict (stream, version) do update set tenant = 'eve'",
+        (
+            "insert into events (stream, version, event_id, tenant, type, schema_version, data) values ('s', 1, "
+            "gen_random_uuid(), 'eve', 'X', 1, '{}') on conflict (stream, version) do update set tenant = 'eve'"
+        ),
     ],
 )
 async def test_even_a_superuser_cannot_change_the_log(

@@ -1,0 +1,166 @@
+"""From a real Postgres to a real NATS, with crashes in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import nats
+import pytest
+from nats.aio.msg import Msg
+
+from microtome.bus.headers import CloudEvent
+from microtome.bus.jetstream import JetStreamBus
+from microtome.contracts.codec import from_bytes
+from microtome.contracts.messages import JobStarted, PlanWork, SeatGranted, SlideRegistered
+from microtome.errors import InvalidRequest
+from microtome.eventlog.database import Database
+from microtome.eventlog.log import START, Cursor
+from microtome.eventlog.postgres import PostgresEventLog
+from microtome.relay.checkpoint import Checkpoint, MemoryCheckpoint, PostgresCheckpoint
+from microtome.relay.relay import Relay, event_subject
+from tests.integration.eventlog.facts import slide, store, submitted
+
+
+@pytest.fixture
+async def bus(fresh_nats_url: str) -> AsyncIterator[JetStreamBus]:
+    bus = await JetStreamBus.connect(fresh_nats_url, name="relay test")
+    yield bus
+    await bus.close()
+
+
+async def stream(url: str, subject: str, expected: int) -> list[Msg]:
+    """All messages that a stream holds; fails unless there are `expected`."""
+    client = await nats.connect(url)
+    try:
+        jetstream = client.jetstream()
+        name = await jetstream.find_stream_name_by_subject(subject)
+        state = (await jetstream.stream_info(name)).state
+        assert state.messages == expected
+        return [await jetstream.get_msg(name, seq) for seq in range(state.first_seq, state.last_seq + 1)]  # type: ignore[misc]
+    finally:
+        await client.close()
+
+
+class CrashError(Exception):
+    """The process is gone."""
+
+
+class CrashingCheckpoint:
+    """Dies just before it would move: after the publish, before the checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    async def load(self) -> Cursor:
+        return await self._checkpoint.load()
+
+    async def store(self, cursor: Cursor) -> None:
+        raise CrashError
+
+
+async def _a_workflow_begins(log: PostgresEventLog) -> None:
+    await store(log, "seats", SeatGranted(user_id="ada", seat=0))
+    await store(log, "slide-s-1", slide("s-1"))
+    await store(log, "workflow-w-1", submitted("w-1", {"a": ("x", ()), "b": ("y", ())}))
+    await store(log, "workflow-w-1", JobStarted(job_id="w-1-a", attempt=1, slot=0))
+
+
+async def test_events_carry_who_what_and_where(
+    log: PostgresEventLog, database: Database, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    await _a_workflow_begins(log)
+    relay = Relay(log, bus, PostgresCheckpoint(database, "relay"))
+    assert await relay.step() == 4
+    assert await relay.step() == 0
+    events = await log.read_all()
+    messages = await stream(fresh_nats_url, "events.>", 4)
+    assert [message.subject for message in messages] == [
+        "events.ada.seats.seats.SeatGranted",
+        "events.ada.slide.s-1.SlideRegistered",
+        "events.ada.workflow.w-1.WorkflowSubmitted",
+        "events.ada.workflow.w-1.JobStarted",
+    ]
+    for event, message in zip(events, messages, strict=True):
+        said = CloudEvent.from_headers(message.headers or {})
+        assert said.id == str(event.event_id) == (message.headers or {})["Nats-Msg-Id"]
+        assert (said.subject, said.time) == (event.stream, event.at)
+        assert said.type == f"microtome.v1.{type(event.message).__name__}"
+        assert said.cursor == (event.cursor.xid, event.cursor.position)
+    assert from_bytes(SlideRegistered, messages[1].data) == events[1].message
+    (work,) = await stream(fresh_nats_url, "work.plan", 1)
+    assert from_bytes(PlanWork, work.data) == PlanWork(job_id="w-1-a", workflow_id="w-1", user_id="ada", attempt=1)
+    assert (work.headers or {})["Nats-Msg-Id"] == f"{events[3].event_id}:plan"
+
+
+async def test_a_crash_between_publish_and_checkpoint_loses_and_doubles_nothing(
+    log: PostgresEventLog, database: Database, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    await _a_workflow_begins(log)
+    checkpoint = PostgresCheckpoint(database, "relay")
+    for _ in range(3):
+        with pytest.raises(CrashError):
+            await Relay(log, bus, CrashingCheckpoint(checkpoint)).step(limit=4)
+    assert await checkpoint.load() == START
+    await store(log, "workflow-w-1", JobStarted(job_id="w-1-b", attempt=1, slot=1))
+    assert await Relay(log, bus, checkpoint).step() == 5
+    events = await log.read_all()
+    ids = [(message.headers or {})["Nats-Msg-Id"] for message in await stream(fresh_nats_url, "events.>", 5)]
+    assert ids == [str(event.event_id) for event in events]
+    assert len(await stream(fresh_nats_url, "work.plan", 2)) == 2
+    assert await checkpoint.load() == events[-1].cursor
+
+
+async def test_a_relay_that_dies_again_and_again_while_writers_write(
+    log: PostgresEventLog, database: Database, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    checkpoint = PostgresCheckpoint(database, "relay")
+    chance = random.Random(3)
+
+    async def write(number: int) -> None:
+        for count in range(15):
+            await store(log, f"slide-{number}x{count}", slide(f"{number}x{count}"))
+            await asyncio.sleep(chance.random() * 0.02)
+
+    writing = asyncio.gather(*[write(number) for number in range(4)])
+    deaths = 0
+    while deaths < 6 or not writing.done() or await checkpoint.load() != (await log.read_all())[-1].cursor:
+        relay = asyncio.create_task(Relay(log, bus, checkpoint).run())
+        # Longer and longer, so that it gets through on a slow machine too.
+        await asyncio.sleep(chance.random() * 0.02 * (1 + deaths))
+        relay.cancel()
+        done, _ = await asyncio.wait([relay], timeout=10)
+        assert done, "the relay ignored its end"
+        deaths += 1
+    await writing
+    events = await log.read_all()
+    ids = [(message.headers or {})["Nats-Msg-Id"] for message in await stream(fresh_nats_url, "events.>", 60)]
+    assert ids == [str(event.event_id) for event in events]
+
+
+async def test_an_event_without_a_possible_subject_does_not_hold_back_the_others(
+    log: PostgresEventLog, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    (first,) = await store(log, "slide-s-1", slide("s-1"), tenant="no.token")
+    await store(log, "slide-s-2", slide("s-2"))
+    assert await Relay(log, bus, MemoryCheckpoint()).step() == 2
+    (message,) = await stream(fresh_nats_url, "events.>", 1)
+    assert message.subject == "events.ada.slide.s-2.SlideRegistered"
+    with pytest.raises(InvalidRequest):
+        event_subject(replace(first, tenant="*"))
+
+
+@pytest.mark.parametrize("kind", ["memory", "postgres"])
+async def test_a_checkpoint_never_goes_back(database: Database, kind: str) -> None:
+    checkpoint: Checkpoint = MemoryCheckpoint() if kind == "memory" else PostgresCheckpoint(database, "c")
+    assert await checkpoint.load() == START
+    for stored, expected in (
+        (Cursor(5, 9), Cursor(5, 9)),
+        (Cursor(4, 99), Cursor(5, 9)),
+        (Cursor(5, 10), Cursor(5, 10)),
+        (Cursor(6, 1), Cursor(6, 1)),
+    ):
+        await checkpoint.store(stored)
+        assert await checkpoint.load() == expected
