@@ -4,6 +4,7 @@
  * drawn sharp when the view rests; a light scene is drawn anew in every frame.
  */
 
+import type { Rectangle } from "../api/client";
 import type { Shapes } from "./shapes";
 import { between, contains, intersects, visibleRectangle, type Size, type Transform } from "./transform";
 
@@ -65,12 +66,12 @@ export class CellLayer {
     return zoom > 0.6 && zoom < 1.8 && contains(this.coverage(at, screen), this.coverage(to, screen, 0));
   }
 
-  private coverage(at: Transform, screen: Size, margin = MARGIN) {
+  /** The part of the plane that a drawing at this view, with its margin, holds. */
+  private coverage(at: Transform, screen: Size, margin = MARGIN): Rectangle {
     const everywhere = { width: Infinity, height: Infinity };
     const grown = { width: screen.width * (1 + 2 * margin), height: screen.height * (1 + 2 * margin) };
     const shifted = { ...at, x: at.x + screen.width * margin, y: at.y + screen.height * margin };
-    const seen = visibleRectangle(shifted, grown, everywhere);
-    return seen;
+    return visibleRectangle(shifted, grown, everywhere);
   }
 
   private draw(shapes: readonly Shapes[], at: Transform, screen: Size, ratio: number, style: CellStyle): void {
@@ -100,7 +101,9 @@ export class CellLayer {
     this.drawnCount = 0;
     for (const region of shapes) {
       const spots = region.meanEdge * at.scale < SPOT_SIZE;
-      context.lineWidth = (spots ? 1 : style.lineWidth) / at.scale;
+      // Thinner on small cells, so that the tissue between and inside of them stays visible.
+      const thin = Math.max(0.6, (region.meanEdge * at.scale) / 9);
+      context.lineWidth = Math.min(style.lineWidth, thin) / at.scale;
       for (const bucket of region.buckets) {
         if (!intersects(bucket.box, seen)) continue;
         this.drawnCount += bucket.count;
