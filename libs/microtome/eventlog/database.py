@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import asyncpg
 import orjson
@@ -28,7 +28,6 @@ else:
 
 _LOG = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Isolation = Literal["read_committed", "repeatable_read"]
 
 IDLE_IN_TRANSACTION_SECONDS = 10
@@ -217,13 +216,3 @@ class Listener:
             except TimeoutError:
                 # A half-open connection looks like a quiet one until it is asked something.
                 await connection.execute("select 1", timeout=CONNECT_SECONDS)
-
-
-async def retrying(attempt: Callable[[], Awaitable[T]], *, times: int = 8) -> T:
-    """Call again while transactions clash, a few times; for statements that are safe to repeat."""
-    for number in range(times - 1):
-        try:
-            return await attempt()
-        except ConcurrencyConflict:
-            await asyncio.sleep(0.005 * 2**number)
-    return await attempt()
