@@ -6,6 +6,7 @@ import asyncio
 
 from fastapi import APIRouter
 
+from microtome.bus.topology import PLAN
 from microtome.errors import Unavailable
 from services.gateway import views
 from services.gateway.context import Context, Gateway
@@ -58,9 +59,11 @@ async def _services(gateway: Gateway) -> list[views.ServiceSeen]:
         postgres = views.ServiceSeen(name="postgres", state="ok", detail="answers")
     except Unavailable as error:
         postgres = views.ServiceSeen(name="postgres", state="unreachable", detail=error.detail)
-    if gateway.hub.connected:
-        bus = views.ServiceSeen(name="nats", state="ok", detail="live messages arrive")
-    else:
+    try:
+        async with asyncio.timeout(_HEALTH_S):
+            waiting = await gateway.bus.depth(PLAN)
+        bus = views.ServiceSeen(name="nats", state="ok", detail=f"{waiting} jobs in line for the tiler")
+    except (TimeoutError, Unavailable):
         bus = views.ServiceSeen(name="nats", state="unreachable", detail="live pages are refreshed every 2 seconds")
     if gateway.places.lagging:
         places = views.ServiceSeen(name="log", state="lagging", detail="what jobs wait for may be out of date")

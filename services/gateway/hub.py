@@ -19,7 +19,7 @@ from microtome.bus.headers import CloudEvent
 from microtome.bus.message import Message, Subscription
 from microtome.contracts.codec import from_bytes, message_type, to_json
 from microtome.contracts.messages import JobProgress
-from microtome.errors import InvalidRequest, Unavailable
+from microtome.errors import MicrotomeError
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,6 @@ class Hub:
         self._outboxes: dict[str, set[Outbox]] = {}
         self._progress: OrderedDict[str, JobProgress] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
-        self.connected = False
 
     def start(self) -> None:
         """Begin to listen."""
@@ -136,16 +135,14 @@ class Hub:
         while True:
             try:
                 async with await subscribe() as subscription:
-                    self.connected = True
                     # What happened while nobody listened is in the read model.
                     self.places_changed()
                     async for message in subscription:
                         try:
                             handle(message)
-                        except InvalidRequest:
+                        except MicrotomeError:
                             logger.warning("a message on %s cannot be read", message.subject, exc_info=True)
-            except Unavailable as error:
-                self.connected = False
+            except MicrotomeError as error:
                 logger.warning("no live messages for now: %s", error.detail)
             await asyncio.sleep(_RECONNECT_S)
 
@@ -199,7 +196,7 @@ class Hub:
                 continue
             try:
                 newest = await self._versions(list(self._outboxes))
-            except Unavailable:
+            except MicrotomeError:
                 continue
             for outbox in self._all():
                 if newest.get(outbox.workflow_id, 0) > outbox.shown_version:

@@ -18,8 +18,8 @@ from microtome.domain import cluster as clusters
 from microtome.domain.cluster import Cluster
 from microtome.domain.limits import Limits
 from microtome.domain.scheduling import Waiting, seat_line, waiting_in
-from microtome.errors import Unavailable
-from microtome.eventlog.log import START, Cursor, EventLog
+from microtome.errors import MicrotomeError
+from microtome.eventlog.log import START, Cursor, EventLog, StoredEvent
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Places:
                     await self._log.wait(_WAIT_S)
                 # A long log must not hold up requests.
                 await asyncio.sleep(0)
-            except Unavailable as error:
+            except MicrotomeError as error:
                 logger.warning("the log cannot be followed for now: %s", error.detail)
                 await asyncio.sleep(_WAIT_S)
 
@@ -101,12 +101,19 @@ class Places:
         page = await self._log.read_all(self._cursor, _PAGE)
         self._read_at = time.monotonic()
         for stored in page:
-            self._cluster = clusters.evolve(self._cluster, stored.message, stored.at, stored.stream)
-            self._note(stored.message)
+            self._fold(stored)
             self._cursor = stored.cursor
         if page:
             self._moved.set()
         return len(page) == _PAGE
+
+    def _fold(self, stored: StoredEvent) -> None:
+        try:
+            self._cluster = clusters.evolve(self._cluster, stored.message, stored.at, stored.stream)
+        except MicrotomeError as error:
+            # Places are for showing; one event that makes no sense must not end the showing of all others.
+            logger.error("an event cannot be folded: %s", error.detail, extra={"stream": stored.stream})
+        self._note(stored.message)
 
     def _note(self, message: object) -> None:
         if isinstance(message, JobPlanned) and message.model:

@@ -74,7 +74,8 @@ def workflow(
     """A workflow with its jobs. `waiting` and `progress` are by job id; what they lack is shown as unknown."""
     state = record.state
     jobs = [job(state, each, waiting.get(job_id), progress.get(job_id)) for job_id, each in state.jobs.items()]
-    done = sum(each.progress for each in jobs) / len(jobs) if jobs else 1.0
+    # Of a cancelled job nothing is left to do, however far it came.
+    done = sum(1.0 if each.status == "CANCELLED" else each.progress for each in jobs) / max(1, len(jobs))
     return views.Workflow(
         id=state.workflow_id,
         name=state.name,
@@ -149,8 +150,8 @@ def _stage(job: Job, progress: Progress | None) -> views.StageName | None:
 
 
 def _fraction(job: Job, counts: _Counts) -> float:
-    """From 0 to 1; the merge is what is missing at 0.99. A job that nobody works on any more is through."""
-    if job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
+    """From 0 to 1; the merge is what is missing at 0.99."""
+    if job.status is JobStatus.SUCCEEDED:
         return 1.0
     to_do = (counts.tiles_total or 0) - counts.tiles_skipped
     if to_do <= 0 or job.status is JobStatus.PENDING:

@@ -7,17 +7,21 @@ Refuses: to look into bodies.
 
 from __future__ import annotations
 
+import logging
 import time
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from microtome.telemetry.metrics import HttpMetrics, LogMetrics, process_registry
+from microtome.telemetry.metrics import HttpMetrics, process_registry
 from microtome.telemetry.tracing import current_traceparent, span_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SERVER_ERROR = 500
+_ERROR = 400
+
+logger = logging.getLogger(__name__)
 
 
 class GatewayMetrics:
@@ -26,7 +30,6 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry if registry is not None else process_registry()
         self.http = HttpMetrics(self.registry)
-        self.log = LogMetrics(self.registry)
         self.uploaded_bytes = Counter("uploaded_bytes", "Bytes of slides received whole.", registry=self.registry)
         self.live_clients = Gauge("live_clients", "Open websockets.", registry=self.registry)
 
@@ -65,13 +68,22 @@ class Observe:
                 await self._app(scope, receive, noting)
             finally:
                 route = _route(scope)
-                self._metrics.observe(route, method, status, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                self._metrics.observe(route, method, status, seconds)
+                _log(method, route, status, seconds)
                 span.update_name(f"{method} {route}")
                 span.set_attributes(
                     {"http.request.method": method, "http.route": route, "http.response.status_code": status}
                 )
                 if status >= _SERVER_ERROR:
                     span.set_status(Status(StatusCode.ERROR))
+
+
+def _log(method: str, route: str, status: int, seconds: float) -> None:
+    # A viewer asks for hundreds of tiles; what changes something or fails is worth a line.
+    level = logging.DEBUG if method in ("GET", "HEAD") and status < _ERROR else logging.INFO
+    fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+    logger.log(level, "%s %s: %d", method, route, status, extra=fields)
 
 
 def _traceparent(scope: Scope) -> str | None:
