@@ -19,14 +19,16 @@ from microtome.artifacts.geojson import CellsGeoJson
 from microtome.artifacts.geoparquet import CellsParquet
 from microtome.artifacts.hilbert import hilbert_index
 from microtome.artifacts.outlines import outlines
-from microtome.artifacts.preview import Preview, save_jpeg
+from microtome.artifacts.preview import Preview, reduced, save_jpeg
 from microtome.artifacts.summary import Summary
 from microtome.contracts.messages import JobResult, JobType, MergeWork, MppSource, SlideRegistered, StageSeconds
-from microtome.segmentation.cells import TileCells, read_cells
-from microtome.slides.thumbnail import thumbnail
+from microtome.segmentation.cells import TileCells
+from microtome.segmentation.grid import Grid
+from microtome.slides.thumbnail import cached_thumbnail
 from microtome.tilestore import ResultStore
 from microtome.tissue.mask import TissueMask
 from microtome.tissue.store import encode_png, load_mask
+from microtome.tissue.tiles import tiles_with_tissue
 
 THUMBNAIL_PIXELS = 512
 PREVIEW_PIXELS = 2048
@@ -48,20 +50,21 @@ class Order:
 def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
     """Write every artifact of the job into `folder`; return the result, without the list of artifacts.
 
-    `progress(tiles, cells)` is called after each tile. Raises `NotFound`, `FileNotFoundError` or `InvalidRequest` when
-    a result that the work speaks of is not there.
+    `progress(tiles, cells)` is called after each tile. Raises `ResultGone` when a tile that has tissue has no whole
+    result, `NotFound` without the tissue mask.
     """
     began = time.perf_counter()
     mask = load_mask(order.results.tissue(order.work.tissue_key))
     (folder / "tissue_mask.png").write_bytes(encode_png(mask))
-    picture = thumbnail(order.slide_path, PREVIEW_PIXELS)
-    save_jpeg(thumbnail(order.slide_path, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
+    # A slide's jobs are merged one after the other, by this process or its like.
+    picture = cached_thumbnail(order.slide_path, PREVIEW_PIXELS)
+    save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
     preview = Preview(picture, order.slide.width)
     preview.tissue(mask.bits)
     if order.job_type == JobType.TISSUE_MASK:
         result = _tissue_result(order, mask)
     else:
-        result = _segmentation_result(order, mask, *_write_cells(order, folder, preview, progress))
+        result = _segmentation_result(order, mask, *_write_cells(order, mask, folder, preview, progress))
     preview.save(folder / "overlay.jpg")
     merged = StageSeconds(stage="merge", seconds=round(time.perf_counter() - began, 4))
     result = replace(result, stage_seconds=(*result.stage_seconds, merged))
@@ -69,24 +72,26 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
     return result
 
 
-def _tiles(order: Order) -> Iterator[TileCells]:
+def _tiles(order: Order, mask: TissueMask) -> Iterator[TileCells]:
     """Yield the tiles' results along a Hilbert curve, so that neighbours on the slide are neighbours in the files."""
-    known = sorted(order.results.known(order.work.content_key))
-    if not known:
-        return
-    rows, columns = (np.array(values, np.int64) for values in zip(*known, strict=True))
+    work = order.work
+    wanted = tiles_with_tissue(Grid(work.grid_width, work.grid_height, work.tile_size, work.halo), mask, work.scale)
+    rows = np.array([tile.row for tile in wanted], np.int64)
+    columns = np.array([tile.column for tile in wanted], np.int64)
     for index in np.argsort(hilbert_index(columns, rows, 20), kind="stable"):
-        yield read_cells(order.results.tile(order.work.content_key, int(rows[index]), int(columns[index])))
+        yield order.results.read(work.content_key, int(rows[index]), int(columns[index]))
 
 
-def _write_cells(order: Order, folder: Path, preview: Preview, progress: Progress) -> tuple[int, Counter[str]]:
+def _write_cells(
+    order: Order, mask: TissueMask, folder: Path, preview: Preview, progress: Progress
+) -> tuple[int, Counter[str]]:
     work = order.work
     cells, tiles, seconds = 0, 0, Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": work.content_key, "model": work.model}
     with ExitStack() as files:
         parquet = files.enter_context(CellsParquet(folder / "cells.parquet", work.mpp, properties))
         geojson = files.enter_context(CellsGeoJson(folder / "cells.geojson", work.mpp))
-        for tile in _tiles(order):
+        for tile in _tiles(order, mask):
             on_slide = outlines(tile, work.scale, work.content_key)
             parquet.append(on_slide)
             geojson.append(on_slide)

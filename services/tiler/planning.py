@@ -12,15 +12,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from microtome.segmentation.grid import Grid, Tile
+from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.run import content_key, sample_histogram
-from microtome.slides.reader import SlideReader, open_cached
+from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultStore, pixel_key
-from microtome.tissue.coverage import tile_has_tissue
-from microtome.tissue.mask import TissueMask, find_tissue
+from microtome.tissue.mask import find_tissue
 from microtome.tissue.store import load_mask, save_mask
+from microtome.tissue.tiles import tiles_with_tissue
 
 # Raise it when the mask of the same slide would come out differently.
 _TISSUE_ALGORITHM = 1
@@ -89,7 +89,7 @@ def plan_tiles(
     reader = open_cached(source.path, source.mpp, model.mpp)
     mask = load_mask(ResultStore(results).tissue(tissue_key))
     grid = Grid(reader.width, reader.height, tile_size, halo)
-    wanted = [tile for tile in grid.tiles() if _has_tissue(mask, tile, reader, halo)]
+    wanted = tiles_with_tissue(grid, mask, reader.scale[0])
     normalisation = Normalisation.from_histogram(sample_histogram(reader, wanted, samples), model.percentiles)
     parameters = {
         "scale": reader.scale,
@@ -134,14 +134,6 @@ def decode_tiles(
         pixels.put(key, reader.read(padded.x, padded.y, padded.width, padded.height))
         keys.append(key)
     return tuple(keys), time.perf_counter() - began
-
-
-def _has_tissue(mask: TissueMask, tile: Tile, reader: SlideReader, halo: int) -> bool:
-    (scale_x, scale_y), core = reader.scale, tile.core
-    right, bottom = core.x + core.width, core.y + core.height
-    return tile_has_tissue(
-        mask, core.x * scale_x, core.y * scale_y, right * scale_x, bottom * scale_y, halo=halo * scale_x
-    )
 
 
 def _tissue_key(source: SlideSource) -> str:

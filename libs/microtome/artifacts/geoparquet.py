@@ -8,7 +8,6 @@ arrive. Refuses: to hold more than one row group in memory.
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from microtome.artifacts.outlines import Outlines
+from microtome.artifacts.outlines import Outlines, closed_rings
 
 ROW_GROUP_CELLS = 16_384
 
+_WKB_HEADER = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", "<u4")])
 _BBOX = pa.struct([(name, pa.float32()) for name in ("xmin", "ymin", "xmax", "ymax")])
 _FIELDS = [
     ("id", pa.string()),
@@ -46,7 +46,9 @@ class CellsParquet:
         self._bounds = [np.inf, np.inf, -np.inf, -np.inf]
         self._schema = pa.schema(_FIELDS)
         self._properties = properties
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        # Without Arrow's own copy of the schema: readers that find one look for `geo` in it, not in the file's footer,
+        # and what goes there is only known at the end.
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", store_schema=False)
 
     def __enter__(self) -> CellsParquet:
         return self
@@ -75,16 +77,14 @@ class CellsParquet:
             self._flush()
 
     def _batch(self, cells: Outlines, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> pa.RecordBatch:
-        # Bounds are float32: rounded outwards, so that a filter never loses a cell.
-        low = np.nextafter(lower.astype(np.float32), np.float32(-np.inf))
-        high = np.nextafter(upper.astype(np.float32), np.float32(np.inf))
+        low, high = _outwards(lower, -np.inf), _outwards(upper, np.inf)
         bbox = pa.StructArray.from_arrays([low[:, 0], low[:, 1], high[:, 0], high[:, 1]], fields=list(_BBOX))
         area_um2 = (
             pa.nulls(len(cells), pa.float64()) if self._mpp is None else pa.array(cells.area * self._mpp * self._mpp)
         )
         columns = [
             pa.array(cells.ids),
-            pa.array([polygon_wkb(cells.ring(index)) for index in range(len(cells))], pa.binary()),
+            polygons_wkb(cells.points, cells.offsets),
             bbox,
             pa.array(cells.seed_x),
             pa.array(cells.seed_y),
@@ -112,7 +112,31 @@ class CellsParquet:
         return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def polygon_wkb(ring: NDArray[np.float64]) -> bytes:
-    """Return a polygon of one open ring, float64 [k, 2], as little-endian WKB; the ring is closed here."""
-    closed = np.concatenate((ring, ring[:1]))
-    return struct.pack("<BIII", 1, 3, 1, len(closed)) + closed.astype("<f8").tobytes()
+def polygons_wkb(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> pa.BinaryArray:
+    """Return polygons of one ring each as little-endian WKB, a binary array [n].
+
+    Ring i is `points[offsets[i]:offsets[i + 1]]`, x and y, at least one point, open; it is closed here. All at once,
+    since a slide has millions of cells: the coordinates are copied between headers that are laid out first.
+    """
+    count = len(offsets) - 1
+    closed, starts = closed_rings(points, offsets)
+    lengths = np.diff(starts)
+    headers = np.zeros(count, _WKB_HEADER)
+    headers["order"], headers["type"], headers["rings"], headers["points"] = 1, 3, 1, lengths
+    ends = np.concatenate(([0], np.cumsum(_WKB_HEADER.itemsize + 16 * lengths)))
+    data = np.empty(ends[-1], np.uint8)
+    of_points = np.ones(ends[-1], np.bool_)
+    at_headers = ends[:-1, None] + np.arange(_WKB_HEADER.itemsize)
+    of_points[at_headers] = False
+    data[at_headers] = headers.view(np.uint8).reshape(count, _WKB_HEADER.itemsize)
+    data[of_points] = closed.astype("<f8", copy=False).view(np.uint8).ravel()
+    # 32-bit offsets: a tile's cells are some megabytes, never two gigabytes.
+    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), count, buffers)
+
+
+def _outwards(corners: NDArray[np.float64], direction: float) -> NDArray[np.float32]:
+    """Return float32 that is never further in than `corners`, so that a filter by box never loses a cell."""
+    nearest = corners.astype(np.float32)
+    inside = nearest > corners if direction < 0 else nearest < corners
+    return np.where(inside, np.nextafter(nearest, np.float32(direction)), nearest)

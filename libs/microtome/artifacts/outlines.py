@@ -70,6 +70,18 @@ def outlines(cells: TileCells, scale: float, content_key: str) -> Outlines:
     )
 
 
+def closed_rings(
+    points: NDArray[np.float64], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return all rings with their first point repeated at the end: float64 [m + n, 2] and their offsets, int64 [n + 1].
+
+    Every ring needs at least one point.
+    """
+    count = len(offsets) - 1
+    closed = np.insert(points, offsets[1:], points[offsets[:-1]], axis=0)
+    return np.ascontiguousarray(closed), offsets + np.arange(count + 1)
+
+
 def cell_ids(content_key: str, seed_x: NDArray[np.int32], seed_y: NDArray[np.int32]) -> list[str]:
     """Return a UUID (version 8, RFC 9562) for each seed: the same cell of the same content always has the same id.
 

@@ -44,6 +44,17 @@ class Preview:
         save_jpeg(self._canvas, path)
 
 
+def reduced(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """Return uint8 RGB [h, w, 3] with neither side over `longest`; never enlarged."""
+    height, width = image.shape[:2]
+    factor = longest / max(height, width)
+    if factor >= 1:
+        return image
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    smaller: NDArray[np.uint8] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return smaller
+
+
 def save_jpeg(image: NDArray[np.uint8], path: Path) -> None:
     """Write uint8 RGB [h, w, 3] as JPEG of quality 88."""
     done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])

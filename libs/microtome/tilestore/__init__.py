@@ -5,6 +5,6 @@ meaning. Refuses: to carry anything over the bus; messages hold keys of this pac
 """
 
 from microtome.tilestore.pixels import LocalPixelStore, PixelStore, attempt_prefix, pixel_key
-from microtome.tilestore.results import ResultStore
+from microtome.tilestore.results import ResultGone, ResultStore
 
-__all__ = ["LocalPixelStore", "PixelStore", "ResultStore", "attempt_prefix", "pixel_key"]
+__all__ = ["LocalPixelStore", "PixelStore", "ResultGone", "ResultStore", "attempt_prefix", "pixel_key"]

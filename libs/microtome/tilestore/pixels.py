@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import uuid
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from microtome.errors import MicrotomeError
 
 Pixels = NDArray[np.uint8]
+_CREATE_TRIES = 100
 
 
 class PixelsGone(MicrotomeError):
@@ -62,12 +63,11 @@ class LocalPixelStore:
         root.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, pixels: Pixels) -> None:
-        """Store uint8 [h, w, 3] under `key`, replacing what was there."""
+        """Store uint8 [h, w, 3] under `key`, replacing what was there. Raises `OSError` when there is no room."""
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            with draft.open("wb") as file:
+            with _created(draft) as file:
                 np.save(file, pixels, allow_pickle=False)
             draft.replace(path)
         except BaseException:
@@ -88,15 +88,28 @@ class LocalPixelStore:
 
     def discard_prefix(self, prefix: str) -> None:
         """Forget every key below `prefix`; an unknown prefix is fine."""
-        folder = self._root / prefix
+        folder = self._root / _checked(prefix)
         shutil.rmtree(folder, ignore_errors=True)
-        parent = folder.parent
-        if parent != self._root and parent.is_dir() and not any(parent.iterdir()):
-            # Another attempt may be creating its folder this moment; then this one stays.
+        if folder.parent != self._root:
+            # The job's folder goes with its last attempt; while it holds another, or is gone, this fails.
             with contextlib.suppress(OSError):
-                parent.rmdir()
+                folder.parent.rmdir()
 
     def _path(self, key: str) -> Path:
-        if key.startswith(("/", ".")) or ".." in Path(key).parts:
-            raise ValueError(f"not a tile key: {key!r}")
-        return self._root / f"{key}.npy"
+        return self._root / f"{_checked(key)}.npy"
+
+
+def _checked(key: str) -> str:
+    """Return a key or prefix that stays below the store's root: names between slashes, none of them hidden."""
+    if not all(part and not part.startswith(".") and "\0" not in part for part in key.split("/")):
+        raise ValueError(f"not a tile key: {key!r}")
+    return key
+
+
+def _created(path: Path) -> BinaryIO:
+    """Open a new file for writing, with its folders: these may vanish while another attempt is discarded."""
+    for _ in range(_CREATE_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("xb")
+    raise FileNotFoundError(f"The folder of {path} vanishes again and again.")

@@ -4,13 +4,25 @@ A result's key says all that it depends on: slide, model, parameters (`microtome
 computes it), and the tile. So the same key always means the same bytes: one mechanism gives
 resume after a crash, safe redelivery and a cache.
 
-Promises: a tile that is `known` has a whole, readable file. Refuses: to know what is inside.
+Promises: a tile that is `known` has a whole file; one that cannot be read is forgotten, and the next attempt makes it
+again. Refuses: to know what is inside.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from microtome.errors import InvalidRequest, MicrotomeError
+from microtome.segmentation.cells import TileCells, read_cells
+
+
+class ResultGone(MicrotomeError):
+    """The cells of a tile are no longer in the result store, or not readable; they have to be found again."""
+
+    code = "result-gone"
+    transient = True
+
 
 _TILE = re.compile(r"(\d+)-(\d+)\.arrow")
 
@@ -27,6 +39,17 @@ class ResultStore:
         folder = self._root / content_key
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{row}-{column}.arrow"
+
+    def read(self, content_key: str, row: int, column: int) -> TileCells:
+        """Return the cells of a finished tile. Raises `ResultGone`."""
+        path = self.tile(content_key, row, column)
+        try:
+            return read_cells(path)
+        except FileNotFoundError as error:
+            raise ResultGone(f"Tile ({row}, {column}) has no result any more.") from error
+        except InvalidRequest as error:
+            path.unlink(missing_ok=True)
+            raise ResultGone(f"The result of tile ({row}, {column}) was damaged: {error.detail}") from error
 
     def known(self, content_key: str) -> frozenset[tuple[int, int]]:
         """Return (row, column) of every tile that has a result."""

@@ -1,0 +1,22 @@
+"""Which tiles of a grid are worth the network's time.
+
+Promises: the same answer wherever it is asked, from the mask, the grid and the scale alone: what the tiler sends is
+what the merger expects. Refuses: to look at pixels.
+"""
+
+from __future__ import annotations
+
+from microtome.segmentation.grid import Grid, Tile
+from microtome.tissue.coverage import tile_has_tissue
+from microtome.tissue.mask import TissueMask
+
+
+def tiles_with_tissue(grid: Grid, mask: TissueMask, scale: float) -> list[Tile]:
+    """The tiles whose core, grown by the halo, has tissue, row by row; `scale`: level-0 pixels per model pixel."""
+    return [tile for tile in grid.tiles() if _has_tissue(tile, mask, scale, grid.halo)]
+
+
+def _has_tissue(tile: Tile, mask: TissueMask, scale: float, halo: int) -> bool:
+    core = tile.core
+    right, bottom = core.x + core.width, core.y + core.height
+    return tile_has_tissue(mask, core.x * scale, core.y * scale, right * scale, bottom * scale, halo=halo * scale)

@@ -1,0 +1,113 @@
+"""From model pixels to the slide: coordinates, order, ids and areas."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import ndimage
+from shapely import Polygon, box
+
+from microtome.artifacts.hilbert import hilbert_index
+from microtome.artifacts.outlines import cell_ids, closed_rings, outlines
+from tests.unit.artifacts.cells_on_slide import KEY, discs, tile_of
+
+SCALES = [1.0, 2.0, 4.0, 1.9803, 0.75]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_outlines_cover_the_pixels_they_stand_for(scale: float) -> None:
+    labels = discs()
+    cells = outlines(tile_of(labels, x=1000, y=500), scale, KEY)
+    assert len(cells) == 40
+    for index in range(len(cells)):
+        polygon = Polygon(cells.ring(index))
+        name = labels[cells.seed_y[index] - 500, cells.seed_x[index] - 1000]
+        rows, columns = np.nonzero(labels == name)
+        assert polygon.is_valid
+        # Each pixel covers [x, x + 1) times the scale on the slide; the outline passes through the middles of edges.
+        left, top = (columns.min() + 1000) * scale, (rows.min() + 500) * scale
+        right, bottom = (columns.max() + 1001) * scale, (rows.max() + 501) * scale
+        assert polygon.bounds == pytest.approx((left, top, right, bottom), abs=0.001)
+        assert cells.area[index] == pytest.approx(len(rows) * scale**2)
+        # Each corner that is cut takes an eighth of a pixel, each that is filled gives one; there are four more cuts.
+        assert polygon.area == pytest.approx((len(rows) - 0.5) * scale**2, abs=0.01 * scale * len(cells.ring(index)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays.arrays(np.int32, (12, 12), elements=st.integers(0, 1)), st.sampled_from(SCALES))
+def test_any_shape_becomes_one_valid_polygon_of_known_area(labels: np.ndarray, scale: float) -> None:
+    pieces, count = ndimage.label(labels, np.ones((3, 3)))
+    cells = outlines(tile_of(labels), scale, KEY)
+    if count == 0:
+        assert len(cells) == 0
+        return
+    largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    polygon = Polygon(cells.ring(0))
+    assert polygon.is_valid
+    assert cells.area[0] == pytest.approx(largest.sum() * scale**2)
+    filled = ndimage.binary_fill_holes(largest).sum()
+    assert polygon.area == pytest.approx((filled - 0.5) * scale**2, abs=0.05)
+
+
+def test_cells_lie_along_a_hilbert_curve() -> None:
+    cells = outlines(tile_of(discs()), 2.0, KEY)
+    order = hilbert_index(cells.seed_x.astype(np.int64), cells.seed_y.astype(np.int64), 31)
+    assert (np.diff(order) > 0).all()
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 6])
+def test_the_hilbert_curve_visits_each_place_once_in_single_steps(order: int) -> None:
+    side = 1 << order
+    y, x = (places.ravel().astype(np.int64) for places in np.mgrid[:side, :side])
+    index = hilbert_index(x, y, order)
+    assert np.array_equal(np.sort(index), np.arange(side * side))
+    path = np.argsort(index)
+    assert (np.abs(np.diff(x[path])) + np.abs(np.diff(y[path])) == 1).all()
+    assert (x[path[0]], y[path[0]]) == (0, 0)
+
+
+def test_the_hilbert_curve_reaches_the_largest_slide() -> None:
+    far = np.array([2**31 - 1], np.int64)
+    assert hilbert_index(far, np.zeros(1, np.int64), 31)[0] == 2**62 - 1
+
+
+seeds = st.lists(st.tuples(st.integers(0, 2**28 - 1), st.integers(0, 2**28 - 1)), unique=True, max_size=50)
+
+
+@given(seeds, st.text("0123456789abcdef", min_size=64, max_size=64))
+def test_ids_are_uuids_one_for_each_seed(places: list[tuple[int, int]], key: str) -> None:
+    x, y = np.array(places, np.int32).reshape(-1, 2).T
+    ids = cell_ids(key, x, y)
+    assert len(set(ids)) == len(places)
+    for id_ in ids:
+        parsed = uuid.UUID(id_)
+        assert str(parsed) == id_
+        assert parsed.version == 8
+        assert parsed.variant == uuid.RFC_4122
+    assert cell_ids(key, x[::-1], y[::-1]) == ids[::-1]
+
+
+def test_ids_of_other_content_are_other_ids() -> None:
+    x = y = np.arange(100, dtype=np.int32)
+    assert not set(cell_ids(KEY, x, y)) & set(cell_ids("f" + KEY[1:], x, y))
+
+
+def test_bounds_and_rings_of_no_cells() -> None:
+    cells = outlines(tile_of(np.zeros((8, 8), np.int32)), 2.0, KEY)
+    assert len(cells) == 0
+    assert cells.bounds()[0].shape == (0, 2)
+    closed, starts = closed_rings(cells.points, cells.offsets)
+    assert closed.shape == (0, 2)
+    assert starts.tolist() == [0]
+
+
+def test_bounds_are_those_of_the_polygons() -> None:
+    cells = outlines(tile_of(discs()), 1.9803, KEY)
+    lower, upper = cells.bounds()
+    for index in range(len(cells)):
+        assert box(*lower[index], *upper[index]).equals(Polygon(cells.ring(index)).envelope)

@@ -1,0 +1,45 @@
+"""Finished tiles: known when whole, made again when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microtome.segmentation.cells import write_cells
+from microtome.tilestore import ResultGone, ResultStore
+from tests.unit.artifacts.cells_on_slide import discs, tile_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(tmp_path / "results")
+
+
+def test_tiles_are_known_once_they_are_written(store: ResultStore) -> None:
+    assert store.known("key") == frozenset()
+    cells = tile_of(discs())
+    write_cells(cells, store.tile("key", 3, 12))
+    # What a killed writer leaves behind is no result.
+    store.tile("key", 0, 0).with_name(".0-0.arrow.1234").write_bytes(b"half")
+    assert store.known("key") == {(3, 12)}
+    assert store.known("other") == frozenset()
+    read = store.read("key", 3, 12)
+    assert np.array_equal(read.ring_points, cells.ring_points)
+    assert np.array_equal(read.seed_x, cells.seed_x)
+
+
+def test_a_missing_result_is_worth_another_attempt(store: ResultStore) -> None:
+    with pytest.raises(ResultGone):
+        store.read("key", 0, 0)
+    assert ResultGone.transient
+
+
+def test_a_damaged_result_is_forgotten(store: ResultStore) -> None:
+    path = store.tile("key", 0, 0)
+    write_cells(tile_of(discs()), path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ResultGone, match="damaged"):
+        store.read("key", 0, 0)
+    assert store.known("key") == frozenset()
