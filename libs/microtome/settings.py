@@ -44,5 +44,5 @@ class EngineSettings(ServiceSettings):
 
     instanseg_model: str = "embedded"
     tile_size: int = Field(default=1024, ge=256, le=8192, multiple_of=16)
-    tile_overlap: int = Field(default=64, ge=0, le=512, multiple_of=16)
+    tile_overlap: int = Field(default=96, ge=0, le=512, multiple_of=16)
     batch_size: int = Field(default=2, ge=1, le=64)

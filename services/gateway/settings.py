@@ -35,7 +35,7 @@ class GatewaySettings(BaseSettings):
     max_active_users: Annotated[int, Field(validation_alias="MAX_ACTIVE_USERS", ge=1, le=10_000)] = 3
     max_attempts: Annotated[int, Field(validation_alias="MAX_ATTEMPTS", ge=1, le=100)] = 5
     tile_size: Annotated[int, Field(validation_alias="TILE_SIZE", ge=128, le=8192, multiple_of=16)] = 1024
-    halo: Annotated[int, Field(validation_alias="TILE_OVERLAP", ge=0, le=1024, multiple_of=16)] = 64
+    halo: Annotated[int, Field(validation_alias="TILE_OVERLAP", ge=0, le=1024, multiple_of=16)] = 96
     batch_size: Annotated[int, Field(validation_alias="BATCH_SIZE", ge=1, le=64)] = 2
     model: Annotated[str, Field(validation_alias="INSTANSEG_MODEL", min_length=1)] = "embedded"
     max_upload_bytes: Annotated[int, Field(validation_alias="MAX_UPLOAD_BYTES", ge=1)] = 64 * 1024**3
