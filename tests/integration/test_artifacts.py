@@ -1,0 +1,221 @@
+"""From a slide to its files, without the stack: the merger's part, on results of the real network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from PIL import Image
+
+from microtome.contracts.messages import JobType, MergeWork, MppSource, Normalisation, SlideRegistered, StageSeconds
+from microtome.errors import NotFound
+from microtome.segmentation.cells import write_cells
+from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.grid import Grid
+from microtome.segmentation.model import load_model
+from microtome.segmentation.normalisation import Normalisation as Range
+from microtome.segmentation.run import sample_histogram, segment
+from microtome.slides.mosaic import write_mosaic
+from microtome.slides.reader import SlideReader
+from microtome.slides.synthetic import write_synthetic_slide
+from microtome.tilestore import ResultGone, ResultStore
+from microtome.tissue.mask import find_tissue
+from microtome.tissue.store import save_mask
+from microtome.tissue.tiles import tiles_with_tissue
+from services.merger.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS, Order, make_artifacts
+
+# Not half of the model's pixel size: level-0 coordinates are no whole multiples of the model's.
+MPP = 0.37
+KEY, TISSUE = "ab" * 32, "cd" * 32
+FILES = {"tissue_mask.png", "thumbnail.jpg", "overlay.jpg", "summary.json"}
+
+
+@dataclass(frozen=True)
+class Segmented:
+    order: Order
+    seeds: frozenset[tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Segmented:
+    folder = tmp_path_factory.mktemp("merger")
+    path = folder / "slide.tif"
+    write_synthetic_slide(folder / "source.tif", size=1024, seed=3)
+    write_mosaic(folder / "source.tif", path, width=2600, height=900, mpp=MPP)
+    model = load_model("embedded")
+    reader = SlideReader(path, MPP, model.mpp)
+    results = ResultStore(folder / "results")
+    mask = find_tissue(path, MPP)
+    save_mask(mask, results.tissue(TISSUE))
+    grid = Grid(reader.width, reader.height, 512, 128)
+    wanted = tiles_with_tissue(grid, mask, reader.scale[0])
+    assert 1 < len(wanted) <= len(grid)
+    normalisation = Range.from_histogram(sample_histogram(reader, wanted), model.percentiles)
+    seeds: set[tuple[int, int]] = set()
+    chosen = {(tile.row, tile.column) for tile in wanted}
+    engine = OnnxRuntimeEngine(model, "cpu")
+    for tile, cells in segment(
+        reader, model, engine, grid, normalisation=normalisation, wanted=lambda t: (t.row, t.column) in chosen
+    ):
+        write_cells(cells, results.tile(KEY, tile.row, tile.column))
+        seeds |= set(zip(cells.seed_x.tolist(), cells.seed_y.tolist(), strict=True))
+    work = MergeWork(
+        job_id="job",
+        workflow_id="workflow",
+        user_id="alice",
+        attempt=1,
+        content_key=KEY,
+        tissue_key=TISSUE,
+        grid_width=reader.width,
+        grid_height=reader.height,
+        tile_size=512,
+        halo=128,
+        scale=reader.scale[0],
+        mpp=MPP,
+        mpp_source=MppSource.ASSUMED,
+        tiles_total=len(grid),
+        tiles_skipped=len(grid) - len(wanted),
+        model=model.name,
+        model_digest=model.digest,
+        normalisation=Normalisation(low=normalisation.low, high=normalisation.high),
+        stage_seconds=(StageSeconds(stage="plan", seconds=0.5),),
+        engine=engine.name,
+    )
+    slide = SlideRegistered(slide_id="slide", user_id="alice", sha256="0" * 64, width=2600, height=900, mpp=None)
+    order = Order(work=work, job_type=JobType.SEGMENT_CELLS, slide=slide, slide_path=path, results=results)
+    return Segmented(order, frozenset(seeds))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_every_cell_is_in_every_file_once(segmented: Segmented, folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    result = make_artifacts(segmented.order, folder, lambda tiles, cells: told.append((tiles, cells)))
+    assert {path.name for path in folder.iterdir()} == FILES | {"cells.parquet", "cells.geojson"}
+    table = pq.read_table(folder / "cells.parquet")
+    seeds = list(zip(table["seed_x"].to_pylist(), table["seed_y"].to_pylist(), strict=True))
+    assert len(seeds) == result.cells == len(set(table["id"].to_pylist())) > 100
+    assert set(seeds) == segmented.seeds
+    features = json.loads((folder / "cells.geojson").read_text())["features"]
+    assert [feature["id"] for feature in features] == table["id"].to_pylist()
+    assert told[-1] == (result.tiles_processed, result.cells)
+    assert [tiles for tiles, _ in told] == list(range(1, result.tiles_processed + 1))
+
+
+def test_outlines_lie_on_the_nuclei_of_the_slide(segmented: Segmented, folder: Path) -> None:
+    """The pixels of level 0 inside the outlines are darker than those outside: coordinates are not off by a scale."""
+    make_artifacts(segmented.order, folder, lambda _tiles, _cells: None)
+    polygons = shapely.from_wkb(pq.read_table(folder / "cells.parquet")["geometry"].to_numpy())
+    assert shapely.is_valid(polygons).all()
+    reader = SlideReader(segmented.order.slide_path, MPP, MPP)
+    red = reader.read(0, 0, reader.width, reader.height)[..., 0]
+    centres = shapely.get_coordinates(shapely.centroid(polygons)).astype(int)
+    inside = red[centres[:, 1], centres[:, 0]]
+    assert np.median(inside) + 30 < np.median(red)
+    left, top, right, bottom = shapely.total_bounds(polygons)
+    assert min(left, top) >= 0
+    # Model pixels that a slide only half fills may reach over its edge by less than one of them.
+    assert right <= 2600 + segmented.order.work.scale
+    assert bottom <= 900 + segmented.order.work.scale
+
+
+def test_pictures_and_summary(segmented: Segmented, folder: Path) -> None:
+    result = make_artifacts(segmented.order, folder, lambda _tiles, _cells: None)
+    sizes = {}
+    for name, form in (("tissue_mask.png", "PNG"), ("thumbnail.jpg", "JPEG"), ("overlay.jpg", "JPEG")):
+        with Image.open(folder / name) as opened:
+            opened.load()
+            assert opened.format == form
+            sizes[name] = opened.size
+    assert max(sizes["thumbnail.jpg"]) == THUMBNAIL_PIXELS
+    assert max(sizes["overlay.jpg"]) == PREVIEW_PIXELS
+    for width, height in sizes.values():
+        assert width / height == pytest.approx(2600 / 900, rel=0.02)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [name for name, value in summary.items() if value is None] == []
+    assert summary["cells"] == result.cells
+    assert summary["cells_per_mm2"] == pytest.approx(result.cells / summary["tissue_mm2"], rel=1e-3)
+    assert summary["tiles_processed"] + summary["tiles_skipped"] == summary["tiles_total"]
+    assert set(summary["stage_seconds"]) == {"plan", "decode", "network", "head", "contours", "merge"}
+    assert all(seconds >= 0 for seconds in summary["stage_seconds"].values())
+    assert any("assumption" in note for note in summary["notes"])
+    assert summary["scale"] == segmented.order.work.scale != 1
+    assert (summary["width"], summary["height"]) == (2600, 900)
+
+
+def test_the_same_results_make_the_same_files(segmented: Segmented, folder: Path) -> None:
+    once, again = folder / "once", folder / "again"
+    for target in (once, again):
+        target.mkdir()
+        make_artifacts(segmented.order, target, lambda _tiles, _cells: None)
+    for path in once.iterdir():
+        if path.name != "summary.json":  # which says how long it took
+            assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_a_tissue_job_has_no_cells(segmented: Segmented, folder: Path) -> None:
+    order = replace(segmented.order, job_type=JobType.TISSUE_MASK)
+    result = make_artifacts(order, folder, lambda _tiles, _cells: None)
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert result.cells is None
+    assert result.tissue_mm2 is not None
+    assert result.tissue_mm2 > 0
+    assert json.loads((folder / "summary.json").read_text())["cells"] is None
+
+
+@pytest.fixture
+def damaged(segmented: Segmented, tmp_path: Path) -> Order:
+    """The same order on a copy of the results that a test may spoil."""
+    root = segmented.order.results.tile(KEY, 0, 0).parents[1]
+    shutil.copytree(root, tmp_path / "results")
+    return replace(segmented.order, results=ResultStore(tmp_path / "results"))
+
+
+def test_a_tile_without_its_result_is_never_skipped(damaged: Order, tmp_path: Path) -> None:
+    row, column = min(damaged.results.known(KEY))
+    path = damaged.results.tile(KEY, row, column)
+    target = tmp_path / "draft"
+    target.mkdir()
+    path.write_bytes(b"no arrow")
+    for _ in range(2):
+        with pytest.raises(ResultGone):
+            make_artifacts(damaged, target, lambda _tiles, _cells: None)
+        assert (row, column) not in damaged.results.known(KEY)
+
+
+def test_without_the_mask_nothing_is_made(damaged: Order, tmp_path: Path) -> None:
+    damaged.results.tissue(TISSUE).unlink()
+    with pytest.raises(NotFound):
+        make_artifacts(damaged, tmp_path, lambda _tiles, _cells: None)
+
+
+def test_an_empty_slide_says_so(damaged: Order, tmp_path: Path) -> None:
+    mask = find_tissue(damaged.slide_path, MPP)
+    save_mask(replace(mask, bits=np.zeros_like(mask.bits)), damaged.results.tissue(TISSUE))
+    target = tmp_path / "draft"
+    target.mkdir()
+    result = make_artifacts(damaged, target, lambda _tiles, _cells: None)
+    assert result.cells == 0
+    assert result.cells_per_mm2 is None
+    assert any("Without tissue" in note for note in result.notes)
+    assert pq.read_table(target / "cells.parquet").num_rows == 0
+    assert json.loads((target / "cells.geojson").read_text())["features"] == []
+
+
+def test_making_stops_when_progress_says_so(segmented: Segmented, folder: Path) -> None:
+    def stop(tiles: int, _cells: int) -> None:
+        if tiles == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        make_artifacts(segmented.order, folder, stop)
+    assert not (folder / "summary.json").exists()
