@@ -8,15 +8,8 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 
-import uvicorn
-
 from microtome.errors import ConfigurationError
-from microtome.telemetry import logging as logs
-from microtome.telemetry import tracing
-from microtome.telemetry.metrics import serve_metrics
 from services.gateway.settings import GatewaySettings
-from services.gateway.trace import GatewayMetrics
-from services.gateway.wiring import create_app
 
 _GRACE_S = 10
 _BACKLOG = 512
@@ -25,9 +18,18 @@ _BACKLOG = 512
 def serve() -> None:
     """Run the gateway of this environment. Raises `ConfigurationError`, `Unavailable`."""
     settings = GatewaySettings.from_environment()
-    logs.setup("gateway", settings.log_level)
     with ExitStack() as stack:
         listener = stack.enter_context(_bound(settings.host, settings.port))
+        # Imported here: what cannot start should say so at once, and these take a while.
+        import uvicorn
+
+        from microtome.telemetry import logging as logs
+        from microtome.telemetry import tracing
+        from microtome.telemetry.metrics import serve_metrics
+        from services.gateway.trace import GatewayMetrics
+        from services.gateway.wiring import create_app
+
+        logs.setup("gateway", settings.log_level)
         traces = tracing.setup("gateway")
         stack.callback(traces.shutdown)
         metrics = GatewayMetrics()

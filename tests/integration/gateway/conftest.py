@@ -46,7 +46,7 @@ class Running:
         return await self.http.post(f"/api/v1{path}", headers={**self.as_user(user), **more.pop("headers", {})}, **more)
 
     async def upload(self, path: Path, user: str = "ada", **query: Any) -> dict[str, Any]:
-        response = await self.post("/slides", user, content=path.read_bytes(), params={"filename": path.name, **query})
+        response = await self.post("/slides", user, content=content(path), params={"filename": path.name, **query})
         assert response.status_code == 201, response.text
         return dict(response.json())
 
@@ -88,6 +88,10 @@ class Running:
 
 
 Start = Callable[..., Any]
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def picture(folder: Path, name: str) -> Path:

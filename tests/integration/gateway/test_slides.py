@@ -20,12 +20,12 @@ from microtome.slides.facts import SlideFacts
 from services.gateway.pixels import ByteCache
 from services.gateway.registration import PixelSizeWish, settle_pixel_size
 from services.gateway.uploads import clean_filename
-from tests.integration.gateway.conftest import Running, Start, picture
+from tests.integration.gateway.conftest import Running, Start, content, picture
 
 
 async def test_a_real_slide_is_stored_and_shown(gateway: Running, small_slide: Path) -> None:
     slide = await gateway.upload(small_slide)
-    assert slide["sha256"] == hashlib.sha256(small_slide.read_bytes()).hexdigest()
+    assert slide["sha256"] == hashlib.sha256(content(small_slide)).hexdigest()
     assert (slide["width"], slide["height"]) == (2220, 2967)
     assert slide["mpp_source"] == "vendor"
     assert abs(slide["mpp"] - 0.499) < 1e-9
@@ -86,25 +86,25 @@ def test_a_pixel_size_says_where_it_comes_from() -> None:
 
 async def test_multipart_gives_the_same_slide(gateway: Running, tmp_path: Path) -> None:
     plain = picture(tmp_path, "plain.png")
-    content = plain.read_bytes()
+    sent = content(plain)
     raw = await gateway.upload(plain, mpp=0.25)
     assert (raw["mpp"], raw["mpp_source"]) == (0.25, "user")
-    file = ("C:\\slides\\plain.png", content, "image/png")
+    file = ("C:\\slides\\plain.png", sent, "image/png")
     response = await gateway.post("/slides", files={"file": file}, params={"assume_mpp": 0.5})
     assert response.status_code == 201, response.text
     parted = response.json()
-    assert parted["sha256"] == raw["sha256"] == hashlib.sha256(content).hexdigest()
+    assert parted["sha256"] == raw["sha256"] == hashlib.sha256(sent).hexdigest()
     assert parted["filename"] == "plain.png"
     assert (parted["mpp"], parted["mpp_source"]) == (0.5, "assumed")
     stored = gateway.data_dir / "slides" / parted["id"] / "plain.png"
-    assert stored.read_bytes() == content
+    assert content(stored) == sent
 
 
 async def test_what_cannot_be_read_is_refused_and_leaves_nothing(gateway: Running, small_slide: Path) -> None:
-    truncated = small_slide.read_bytes()[:1_000_000]
+    truncated = content(small_slide)[:1_000_000]
     png = b"\x89PNG\r\n\x1a\n" + bytes(1000)
-    for content, name in ((b"hello, world", "hello.svs"), (truncated, "cut.svs"), (png, "broken.png")):
-        refused = await gateway.post("/slides", content=content, params={"filename": name})
+    for body, name in ((b"hello, world", "hello.svs"), (truncated, "cut.svs"), (png, "broken.png")):
+        refused = await gateway.post("/slides", content=body, params={"filename": name})
         await gateway.assert_problem(refused, 422, "unreadable-slide")
     await gateway.assert_problem(await gateway.post("/slides", content=b""), 422, "invalid-request")
     assert await gateway.stored_events() == 0
@@ -154,10 +154,10 @@ async def test_a_client_that_leaves_leaves_nothing(gateway: Running) -> None:
     writer.write(bytes(3 << 20))
     await writer.drain()
     async with asyncio.timeout(5):
-        while not any(file.endswith(".arriving") for file in gateway.stored_files()):
+        while not any(file.endswith(".arriving") for file in gateway.stored_files()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         writer.transport.abort()
-        while gateway.stored_files():
+        while gateway.stored_files():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await gateway.stored_events() == 0
 
