@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -27,8 +26,8 @@ from microtome.readmodels.queries import JobContext
 
 log = logging.getLogger(__name__)
 
-# How long a handed-over job may lie in a queue before somebody looks for it.
-HAND_OVER_S = 120.0
+# How long a handed-over job may lie in a queue before it is dispatched again (which costs little: all is in the store).
+HAND_OVER_S = 30.0
 # How often progress is told; the lease is renewed at the same beat, so it must be short against the lease.
 BEAT_S = 1.0
 
@@ -52,7 +51,15 @@ class Attempt:
         return self.lease.attempt
 
 
-Body = Callable[[Attempt], Awaitable[None]]
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The attempt goes on in another service: its next stage, and how to tell that service."""
+
+    stage: Stage
+    tell: Callable[[], Awaitable[object]]
+
+
+Body = Callable[[Attempt], Awaitable[HandOver | None]]
 
 
 class Attempts:
@@ -64,20 +71,39 @@ class Attempts:
     async def work(self, job_id: str, attempt: int, stage: Stage, body: Body) -> None:
         """Run `body` on this attempt, or do nothing when it is over or in other hands.
 
-        Raises transient errors of the log or the leases only; then the message must come again.
+        Raises transient errors of the log, the leases or the bus only; then the message must come again.
         """
+        leases: Leases = self._process.leases
+        extra = {"job_id": job_id, "attempt": attempt}
         try:
-            async with self._held(job_id, attempt, stage) as held:
-                try:
-                    await body(held)
-                except StaleAttempt:
-                    raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it
-                    await self._report(held, error)
+            lease = await leases.take(job_id, attempt, f"{self._process.owner}/{uuid.uuid4().hex[:8]}", stage)
+        except (StaleAttempt, Busy) as refused:
+            log.info("did not begin: %s", refused, extra=extra)
+            return
+        try:
+            held = Attempt(context=await self._process.queries.job_context(job_id), lease=lease)
+            async with leases.keep(lease, BEAT_S, lambda: held.progress):
+                going_on = await self._guarded(held, body)
+            if going_on is not None:
+                # First the lease, then the message: whoever reads it must find the lease free.
+                await leases.hand_over(lease, going_on.stage, HAND_OVER_S)
+                await going_on.tell()
         except StaleAttempt as stale:
-            log.info("left an attempt: %s", stale, extra={"job_id": job_id, "attempt": attempt})
-        except Busy:
-            log.info("the attempt is in other hands", extra={"job_id": job_id, "attempt": attempt})
+            log.info("left an attempt: %s", stale, extra=extra)
+        finally:
+            # A service that stops gives its jobs back at once instead of letting their leases expire. What was handed
+            # over or has ended is not held any more, so this does nothing to it.
+            with contextlib.suppress(Unavailable):
+                await leases.release(lease)
+
+    async def _guarded(self, held: Attempt, body: Body) -> HandOver | None:
+        try:
+            return await body(held)
+        except StaleAttempt:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it
+            await self._report(held, error)
+            return None
 
     async def fail(self, job_id: str, workflow_id: str, attempt: int, error: MicrotomeError) -> None:
         """Report that an attempt came to nothing, from outside of it; a stale attempt is left alone."""
@@ -85,20 +111,6 @@ class Attempts:
             await self._fail(workflow_id, job_id, attempt, error)
         except (StaleAttempt, NotFound) as over:
             log.info("a failure came too late: %s", over)
-
-    @asynccontextmanager
-    async def _held(self, job_id: str, attempt: int, stage: Stage) -> AsyncIterator[Attempt]:
-        leases: Leases = self._process.leases
-        lease = await leases.take(job_id, attempt, f"{self._process.owner}/{uuid.uuid4().hex[:8]}", stage)
-        held = Attempt(context=await self._process.queries.job_context(job_id), lease=lease)
-        try:
-            async with leases.keep(lease, BEAT_S, lambda: held.progress):
-                yield held
-        finally:
-            # A service that stops gives its jobs back at once instead of letting their leases expire. What was handed
-            # over or has ended is not held any more, so this does nothing to it.
-            with contextlib.suppress(Unavailable):
-                await leases.release(lease)
 
     async def _report(self, held: Attempt, error: Exception) -> None:
         if isinstance(error, MicrotomeError):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from microtome.attempts import HAND_OVER_S, Attempt, Attempts, tell_progress
+from microtome.attempts import Attempt, Attempts, HandOver, tell_progress
 from microtome.bus import subjects
 from microtome.bus.queue import Delivery
 from microtome.contracts.codec import from_bytes, to_bytes
@@ -100,7 +100,7 @@ class PlanHandler:
         known = error if isinstance(error, WorkerLost) else WorkerLost(str(error))
         await self._attempts.fail(work.job_id, work.workflow_id, work.attempt, known)
 
-    async def _plan(self, attempt: Attempt) -> None:
+    async def _plan(self, attempt: Attempt) -> HandOver:
         context = attempt.context
         source, mpp_source = self._source(context)
         await tell_progress(self._process.bus, attempt, "plan")
@@ -117,10 +117,10 @@ class PlanHandler:
         )
         if context.spec.type != JobType.TISSUE_MASK:
             work = await self._segment(attempt, source, tissue, work)
-        await self._process.bus.publish(
-            subjects.WORK_MERGE, to_bytes(work), message_id=f"{attempt.job_id}:{attempt.attempt}:merge"
+        message_id = f"{attempt.job_id}:{attempt.attempt}:merge"
+        return HandOver(
+            "merge", lambda: self._process.bus.publish(subjects.WORK_MERGE, to_bytes(work), message_id=message_id)
         )
-        await self._process.leases.hand_over(attempt.lease, "merge", HAND_OVER_S)
 
     async def _segment(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, work: MergeWork) -> MergeWork:
         context, parameters = attempt.context, attempt.context.spec.parameters

@@ -83,15 +83,15 @@ def plan_tiles(
 ) -> TilePlan:
     """Lay the grid, skip glass, measure the normalisation on at most `samples` tiles.
 
-    Raises `UnknownMpp`, `UnreadableSlide`, `ConfigurationError` for a grid without cores, and `InvalidRequest` for a halo
-    with which tiles would not join exactly.
+    Raises `UnknownMpp`, `UnreadableSlide`, `ConfigurationError` for a grid without cores, and `InvalidRequest` for a
+    halo with which tiles would not join exactly.
     """
     began = time.perf_counter()
     model = load_model(model_name)
     if halo < model.halo_min:
         raise InvalidRequest(
-            f"Model '{model.name}' sees {model.halo_min} pixels around each pixel; with a halo of {halo} cells at seams "
-            f"would come out differently. Choose a halo of at least {model.halo_min}, or leave it out."
+            f"Model '{model.name}' sees {model.halo_min} pixels around each pixel; with a halo of {halo}, cells at "
+            f"seams would come out differently. Choose a halo of at least {model.halo_min}, or leave it out."
         )
     reader = open_cached(source.path, source.mpp, model.mpp)
     mask = load_mask(ResultStore(results).tissue(tissue_key))
