@@ -50,6 +50,15 @@ class Attempt:
         """The attempt's number."""
         return self.lease.attempt
 
+    @property
+    def handling(self) -> str:
+        """Names this handling of this attempt, and no other: what message ids begin with.
+
+        An attempt may be handled twice (a service stopped and gave it back), and the bus must not take the second
+        handling's messages for those of the first.
+        """
+        return f"{self.job_id}:{self.attempt}:{self.lease.owner.rpartition('/')[2]}"
+
 
 @dataclass(frozen=True, slots=True)
 class HandOver:

@@ -37,13 +37,24 @@ class Feeder:
     """Feeds one attempt at a job."""
 
     def __init__(
-        self, bus: Bus, subject: str, job_id: str, attempt: int, *, credit: int, batch_size: int, progress: Progress
+        self,
+        bus: Bus,
+        subject: str,
+        job_id: str,
+        attempt: int,
+        *,
+        handling: str,
+        credit: int,
+        batch_size: int,
+        progress: Progress,
     ) -> None:
-        """`subject`: where the tiles go; `progress(done, cells)` is told how many tiles have a result."""
+        """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `progress(done, cells)`
+        is told how many tiles have a result."""
         self._bus = bus
         self._subject = subject
         self._job_id = job_id
         self._attempt = attempt
+        self._handling = handling
         self._credit = credit
         self._batch_size = batch_size
         self._progress = progress
@@ -144,7 +155,7 @@ class Feeder:
             await self._publish(number, work)
 
     async def _publish(self, number: int, work: InferWork) -> None:
-        message_id = f"{self._job_id}:{self._attempt}:{number}:{self._resent}"
+        message_id = f"{self._handling}:{number}:{self._resent}"
         await self._bus.publish(self._subject, to_bytes(work), message_id=message_id)
 
 

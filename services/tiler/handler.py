@@ -117,7 +117,7 @@ class PlanHandler:
         )
         if context.spec.type != JobType.TISSUE_MASK:
             work = await self._segment(attempt, source, tissue, work)
-        message_id = f"{attempt.job_id}:{attempt.attempt}:merge"
+        message_id = f"{attempt.handling}:merge"
         return HandOver(
             "merge", lambda: self._process.bus.publish(subjects.WORK_MERGE, to_bytes(work), message_id=message_id)
         )
@@ -220,6 +220,7 @@ class PlanHandler:
             subjects.work_infer(model.digest),
             attempt.job_id,
             attempt.attempt,
+            handling=attempt.handling,
             credit=self._settings.credit,
             batch_size=(parameters and parameters.batch_size) or self._settings.batch_size,
             progress=progress,
