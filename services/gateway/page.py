@@ -35,10 +35,12 @@ _MISSING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Microt
 <p>The API works without it: see <a href="/docs">/docs</a>.</p></body></html>"""
 
 _SWAGGER = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Microtome API</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/swagger-ui.css"></head><body><div id="swagger-ui"></div>
 <script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/start.js"></script></body></html>"""
 
-_REDOC = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Microtome API</title></head>
+_REDOC = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Microtome API</title>
+<link rel="icon" href="data:,"></head>
 <body style="margin: 0"><div id="redoc"></div>
 <script src="/redoc/redoc.standalone.js"></script><script src="/redoc/start.js"></script></body></html>"""
 

@@ -19,7 +19,7 @@ from microtome.bus.headers import CloudEvent
 from microtome.contracts.codec import to_bytes
 from microtome.contracts.messages import JobCancelled, JobProgress
 from services.gateway.hub import MAX_EVENTS, Outbox
-from tests.integration.gateway.conftest import Running, registered
+from tests.integration.gateway.conftest import Running, Start, registered
 
 
 @asynccontextmanager
@@ -162,3 +162,17 @@ async def test_a_client_that_is_too_far_behind_is_sent_away(gateway: Running) ->
             await told(socket, "never")
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1013
+
+
+async def test_clients_are_told_when_the_gateway_stops(start_gateway: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with start_gateway() as gateway:
+        submitted = await workflow(gateway)
+        socket = await connect(f"{gateway.url.replace('http', 'ws')}/api/v1/ws/workflows/{submitted['id']}?user=ada")
+        await told(socket, "snapshot")
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 5
+    with pytest.raises(ConnectionClosed) as closed:
+        await told(socket, "never")
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
