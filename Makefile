@@ -44,11 +44,13 @@ status: $(VENV)/.runtime ## what runs where
 test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
 	@$(RUN) -m pytest $(ARGS)
 
-lint: $(VENV)/.dev ## formatting, lint, types, import contracts
+lint: $(VENV)/.dev ## formatting, lint, types, import contracts, generated code, the page
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(RUN) -m microtome.contracts.generate --check --check-breaking
+	@$(RUN) ui/check.py
 
 format: $(VENV)/.dev ## format the code and fix what can be fixed
 	@$(RUN) -m ruff format .

@@ -49,7 +49,8 @@ class Feeder:
         progress: Progress,
     ) -> None:
         """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `progress(done, cells)`
-        is told how many tiles have a result."""
+        is told how many tiles have a result.
+        """
         self._bus = bus
         self._subject = subject
         self._job_id = job_id

@@ -81,13 +81,13 @@ async def take(subscription: Subscription, count: int, timeout_s: float = 5.0) -
 
 async def until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  # happens elsewhere
+        while not condition():  # happens elsewhere
             await asyncio.sleep(0.02)
 
 
 async def empty(bus: Bus, spec: QueueSpec, timeout_s: float = 5.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while await bus.depth(spec):  # noqa: ASYNC110  # happens elsewhere
+        while await bus.depth(spec):  # happens elsewhere
             await asyncio.sleep(0.02)
 
 

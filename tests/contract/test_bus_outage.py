@@ -86,7 +86,7 @@ async def test_consumption_survives_a_killed_server(own_nats: NatsServer) -> Non
             await bus.publish("events.u.workflow.w.JobStarted", str(number).encode(), message_id=f"e{number}")
 
     publishing = asyncio.create_task(publish(120))
-    while len(done) < 20:  # noqa: ASYNC110  # happens elsewhere
+    while len(done) < 20:  # happens elsewhere
         await asyncio.sleep(0.01)
     own_nats.kill()
     with pytest.raises(Unavailable):
@@ -94,7 +94,7 @@ async def test_consumption_survives_a_killed_server(own_nats: NatsServer) -> Non
     own_nats.start()
     async with asyncio.timeout(25):
         await publishing
-        while len(done) < 120 or await bus.depth(spec):  # noqa: ASYNC110  # happens elsewhere
+        while len(done) < 120 or await bus.depth(spec):  # happens elsewhere
             await asyncio.sleep(0.05)
     assert set(done) == {str(number) for number in range(120)}
     assert set(done.values()) == {1}, "what was done when the server died is not done again here"
@@ -125,7 +125,7 @@ async def test_a_wiped_server_is_furnished_again(own_nats: NatsServer) -> None:
     await bus.publish(PLAN.subject, b"plan", message_id="plan")
     async with asyncio.timeout(15):
         assert (await anext(events)).payload == b"new"
-        while done != [b"plan"]:  # noqa: ASYNC110  # happens elsewhere
+        while done != [b"plan"]:  # happens elsewhere
             await asyncio.sleep(0.05)
     await bus.announce("progress.u.w.j", b"half")
     assert (await asyncio.wait_for(anext(heard), 5)).payload == b"half"

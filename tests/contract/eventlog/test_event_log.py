@@ -225,5 +225,3 @@ def test_a_cursor_reads_what_it_writes() -> None:
     for text in ("", "1", "1:", ":1", "-1:2", "1:2:3", "a:b", "1_0:1", "²:1", f"{2**64}:1"):
         with pytest.raises(InvalidRequest):
             Cursor.parse(text)
-
-

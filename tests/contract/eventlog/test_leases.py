@@ -97,9 +97,7 @@ async def test_a_live_owner_keeps_others_out(world: World, leases: Leases) -> No
 
 async def test_of_many_takers_exactly_one_wins(world: World, leases: Leases) -> None:
     await world.start()
-    results = await asyncio.gather(
-        *[leases.take("w-a", 1, f"o{n}", "plan") for n in range(10)], return_exceptions=True
-    )
+    results = await asyncio.gather(*[leases.take("w-a", 1, f"o{n}", "plan") for n in range(10)], return_exceptions=True)
     assert sum(isinstance(result, Lease) for result in results) == 1
     assert sum(isinstance(result, Busy) for result in results) == 9
 
@@ -296,8 +294,6 @@ async def test_keep_goes_on_while_the_keeper_does_not_answer() -> None:
     await store(log, "workflow-w", JobStarted(job_id="w-a", attempt=1))
     lease = await flaky.take("w-a", 1, "o", "infer")
     async with flaky.keep(lease, 0.01):
-        while flaky.renewals < 2:  # noqa: ASYNC110
+        while flaky.renewals < 2:
             await asyncio.sleep(0.01)
     assert flaky.failures < 0
-
-

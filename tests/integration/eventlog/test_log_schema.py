@@ -32,9 +32,7 @@ from tests.integration.eventlog.facts import slide, store
         ),
     ],
 )
-async def test_even_a_superuser_cannot_change_the_log(
-    log: PostgresEventLog, database_url: str, statement: str
-) -> None:
+async def test_even_a_superuser_cannot_change_the_log(log: PostgresEventLog, database_url: str, statement: str) -> None:
     (stored,) = await store(log, "slide-1", slide())
     connection = await asyncpg.connect(database_url)
     try:

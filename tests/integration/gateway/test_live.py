@@ -128,7 +128,7 @@ async def test_clients_leave_without_a_trace(gateway: Running, caplog: pytest.Lo
             await socket.recv()
             socket.transport.abort()
     async with asyncio.timeout(5):
-        while gateway.gateway.metrics.live_clients._value.get():  # noqa: ASYNC110
+        while gateway.gateway.metrics.live_clients._value.get():
             await asyncio.sleep(0.02)
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 

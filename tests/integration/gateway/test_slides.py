@@ -154,10 +154,10 @@ async def test_a_client_that_leaves_leaves_nothing(gateway: Running) -> None:
     writer.write(bytes(3 << 20))
     await writer.drain()
     async with asyncio.timeout(5):
-        while not any(file.endswith(".arriving") for file in gateway.stored_files()):  # noqa: ASYNC110
+        while not any(file.endswith(".arriving") for file in gateway.stored_files()):
             await asyncio.sleep(0.01)
         writer.transport.abort()
-        while gateway.stored_files():  # noqa: ASYNC110
+        while gateway.stored_files():
             await asyncio.sleep(0.01)
     assert await gateway.stored_events() == 0
 

@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from microtome.contracts import codec, messages
 from microtome.contracts.messages import (
     ALL,

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from microtome.contracts import generate
 from microtome.errors import ConfigurationError
 

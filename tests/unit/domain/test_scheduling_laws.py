@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+
 from microtome.contracts.messages import JobRetried, SeatReleased, SlideRegistered
 from microtome.domain.cluster import Cluster, evolve
 from microtome.domain.scheduling import (
@@ -19,7 +20,6 @@ from microtome.domain.scheduling import (
 )
 from microtome.domain.workflow import Retry, decide
 from microtome.errors import NotFound
-
 from tests.unit.domain.stories import BEGINNING, World, spec
 
 

@@ -6,12 +6,12 @@ from collections import Counter
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from microtome.domain.cluster import Cluster, evolve
 from microtome.domain.eligibility import startable, unmet_dependency
 from microtome.domain.persistent import PersistentMap
 from microtome.domain.scheduling import Limits, next_wakeup, schedule
 from microtome.domain.workflow import JobStatus, LoseAttempt, Workflow, WorkflowStatus, runnable_work_left, status
-
 from tests.unit.domain.stories import World, spec
 
 USERS = ("ada", "eve", "joe", "mia", "pam")

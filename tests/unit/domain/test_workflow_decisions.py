@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+
 from microtome.contracts.messages import (
     JobAttemptLost,
     JobFailed,
@@ -39,7 +40,6 @@ from microtome.domain.workflow import (
     status,
 )
 from microtome.errors import ConfigurationError, Conflict, InvalidWorkflow, NotFound, StaleAttempt
-
 from tests.unit.domain.stories import BEGINNING, spec, submitted, tell
 
 A, B = "w.a", "w.b"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from microtome.contracts.messages import JobSpec, JobType
 from microtome.domain.graph import MAX_JOBS, build, validate
 from microtome.errors import InvalidWorkflow
-
 from tests.unit.domain.stories import spec
 
 
