@@ -154,11 +154,11 @@ class Hub:
         if not watching:
             return
         about = CloudEvent.from_headers(message.headers)
-        data = to_json(from_bytes(message_type(about.type), message.payload))
+        data = to_json(from_bytes(message_type(tokens[4]), message.payload))
         event = {
             "kind": "event",
             "position": "{}:{}".format(*about.cursor) if about.cursor else None,
-            "type": about.type,
+            "type": tokens[4],
             "job_id": data.get("jobId"),
             "at": about.time,
             "data": data,

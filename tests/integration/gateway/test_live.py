@@ -75,7 +75,7 @@ async def test_events_and_progress_are_passed_on(gateway: Running) -> None:
         for number, job_id in enumerate((first, second)):
             about = CloudEvent(
                 id=str(uuid.uuid4()),
-                type="JobCancelled",
+                type="microtome.v1.JobCancelled",
                 source="test",
                 subject=f"workflow-{submitted['id']}",
                 time=datetime(2026, 1, 1, tzinfo=UTC),
