@@ -33,7 +33,7 @@ from microtome.contracts.messages import (
     TileRef,
 )
 from microtome.domain.workflow import ReportPlanned
-from microtome.errors import UnknownMpp, UnsuitableSlide, WorkerLost
+from microtome.errors import UnknownModel, UnknownMpp, UnsuitableSlide, WorkerLost
 from microtome.leases.lease import Progress
 from microtome.process import Process
 from microtome.readmodels.queries import JobContext
@@ -128,7 +128,9 @@ class PlanHandler:
             raise UnsuitableSlide("This is a fluorescence slide; the model knows brightfield H&E only.")
         if source.mpp is None:
             raise UnknownMpp
-        model_name = (parameters and parameters.model) or self._settings.instanseg_model
+        model_name = self._settings.instanseg_model
+        if parameters is not None and parameters.model not in (None, model_name):
+            raise UnknownModel(f"This server runs the model '{model_name}'; choose it, or leave `model` out.")
         model = await asyncio.to_thread(load_model, model_name)
         plan = await self._decoders.call(
             plan_tiles,
