@@ -90,7 +90,12 @@ class Attempts:
             log.info("did not begin: %s", refused, extra=extra)
             return
         try:
-            held = Attempt(context=await self._process.queries.job_context(job_id), lease=lease)
+            standing = (await leases.progress([job_id])).get(job_id)
+            held = Attempt(
+                context=await self._process.queries.job_context(job_id),
+                lease=lease,
+                progress=Progress() if standing is None else standing.progress,
+            )
             async with leases.keep(lease, BEAT_S, lambda: held.progress):
                 going_on = await self._guarded(held, body)
             if going_on is not None:

@@ -18,11 +18,17 @@ from fastapi.responses import FileResponse, HTMLResponse
 from starlette.exceptions import HTTPException
 
 _STATIC = Path(__file__).parent / "static"
+_NOWHERE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _CSP = (
-    "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
-    "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    + _NOWHERE
 )
-_DOCS_CSP = _CSP + "; worker-src 'self' blob:"
+# Swagger UI and Redoc style themselves inline; Redoc searches in a worker that it makes from a blob.
+_DOCS_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; worker-src blob:; " + _NOWHERE
+)
+_MISSING_CSP = "default-src 'none'; style-src 'unsafe-inline'; " + _NOWHERE
 _HASHED = re.compile(r"-[A-Za-z0-9_-]{8,}\.\w+$")
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".wasm": "application/wasm"}
@@ -86,12 +92,12 @@ def _page(ui_dir: Path, path: str) -> Response:
     if "." in path.rsplit("/", 1)[-1]:
         raise HTTPException(404)
     if not index.is_file():
-        return HTMLResponse(_MISSING, headers=_headers("no-store"))
+        return HTMLResponse(_MISSING, headers=_headers("no-store", _MISSING_CSP))
     return FileResponse(index, media_type="text/html", headers=_headers("no-cache"))
 
 
-def _headers(cache: str) -> dict[str, str]:
-    return {"Content-Security-Policy": _CSP, "Cache-Control": cache, "Referrer-Policy": "same-origin"}
+def _headers(cache: str, policy: str = _CSP) -> dict[str, str]:
+    return {"Content-Security-Policy": policy, "Cache-Control": cache, "Referrer-Policy": "same-origin"}
 
 
 def _media_type(name: str) -> str:

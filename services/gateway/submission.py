@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from microtome.contracts.messages import JobParameters, JobSpec, JobType, SlideRegistered, Stain
 from microtome.domain.workflow import Submit, decide
-from microtome.errors import Conflict, InvalidRequest, InvalidWorkflow, NotFound, UnknownMpp, UnsuitableSlide
+from microtome.errors import (
+    Conflict,
+    InvalidRequest,
+    InvalidWorkflow,
+    NotFound,
+    UnknownModel,
+    UnknownMpp,
+    UnsuitableSlide,
+)
 from microtome.eventlog.log import Append, EventLog, NewEvent
 from microtome.readmodels.queries import Queries
 from services.gateway.documents import MIN_CORE, JobIn, ParametersIn, WorkflowIn
@@ -25,10 +33,12 @@ _TYPES = {kind.name: kind for kind in JobType if kind is not JobType.UNSPECIFIED
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the server takes where a job does not say, in model pixels."""
+    """What the server takes where a job does not say; sizes in model pixels."""
 
     tile_size: int
     halo: int
+    # The one model that inference serves.
+    model: str
 
 
 class Submissions:
@@ -42,7 +52,7 @@ class Submissions:
     async def submit(self, user_id: str, wanted: WorkflowIn, idempotency_key: str | None) -> str:
         """Record the workflow and return its id.
 
-        Raises `InvalidWorkflow`, `InvalidRequest`, `UnknownMpp`, `UnsuitableSlide`; `Conflict` when the
+        Raises `InvalidWorkflow`, `InvalidRequest`, `UnknownModel`, `UnknownMpp`, `UnsuitableSlide`; `Conflict` when the
         idempotency key was used for a different workflow.
         """
         workflow_id = str(_workflow_id(user_id, idempotency_key))
@@ -73,7 +83,7 @@ class Submissions:
         if job.type not in _TYPES:
             known = ", ".join(_TYPES)
             raise InvalidWorkflow(f"Job {job.key!r}: there is no job type {job.type!r}; the types are {known}.")
-        self._check_tiles(job.key, job.parameters)
+        self._check_parameters(job.key, job.parameters)
         return JobSpec(
             job_id=ids[job.key],
             key=job.key,
@@ -85,9 +95,13 @@ class Submissions:
             parameters=_parameters(job.parameters),
         )
 
-    def _check_tiles(self, key: str, chosen: ParametersIn) -> None:
+    def _check_parameters(self, key: str, chosen: ParametersIn) -> None:
         tile_size = chosen.tile_size if chosen.tile_size is not None else self._defaults.tile_size
         halo = chosen.halo if chosen.halo is not None else self._defaults.halo
+        if chosen.model not in (None, self._defaults.model):
+            raise UnknownModel(
+                f"Job {key!r}: this server runs the model {self._defaults.model!r}; choose it, or leave model out."
+            )
         core = tile_size - 2 * halo
         if core < MIN_CORE:
             raise InvalidRequest(

@@ -82,7 +82,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             queries=queries,
             workflows=Workflows(log, limits),
             showing=showing,
-            submissions=Submissions(log, queries, Defaults(settings.tile_size, settings.halo)),
+            submissions=Submissions(log, queries, Defaults(settings.tile_size, settings.halo, settings.model)),
             registrar=Registrar(log),
             uploads=uploads,
             artifacts=ArtifactStore(settings.data_dir / "artifacts"),

@@ -51,7 +51,10 @@ class MergeHandler:
     async def _merge(self, attempt: Attempt, work: MergeWork) -> None:
         processed = work.tiles_total - work.tiles_skipped
         attempt.progress = Progress(
-            tiles_total=work.tiles_total, tiles_processed=processed, tiles_skipped=work.tiles_skipped
+            tiles_total=work.tiles_total,
+            tiles_processed=processed,
+            tiles_skipped=work.tiles_skipped,
+            cells=attempt.progress.cells,
         )
         await tell_progress(self._process.bus, attempt, "merge")
         order = Order(
@@ -71,7 +74,8 @@ class MergeHandler:
         def progress(_tiles: int, cells: int) -> None:
             if cancelled.is_set():
                 raise StaleAttempt
-            attempt.progress = replace(attempt.progress, cells=cells)
+            # Never back: tiles of an earlier attempt are counted here first.
+            attempt.progress = replace(attempt.progress, cells=max(cells, attempt.progress.cells))
 
         def work() -> JobResult:
             self._artifacts.sweep(attempt.job_id)

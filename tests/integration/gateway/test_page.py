@@ -20,7 +20,7 @@ async def test_the_page_and_its_assets(start_gateway: Start, tmp_path: Path) -> 
         page = await gateway.http.get("/")
         assert "the page" in page.text
         assert page.headers["cache-control"] == "no-cache"
-        assert page.headers["content-security-policy"].startswith("default-src 'self'; img-src 'self' blob: data:;")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert page.headers["x-content-type-options"] == "nosniff"
         assert "the page" in (await gateway.http.get("/slides/17")).text
         asset = await gateway.http.get("/assets/index-DiwrgTda.js")

@@ -100,6 +100,7 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
     assert "fluorescence" in await refused(422, "unsuitable-slide", job(dark))
     assert "core" in await refused(422, "invalid-request", job(slide, parameters={"tile_size": 128, "halo": 64}))
     assert "core" in await refused(422, "invalid-request", job(slide, parameters={"halo": 496}))
+    assert "'embedded'" in await refused(422, "unknown-model", job(slide, parameters={"model": "another"}))
     wrong: list[Json] = [
         {"tile_size": 1000},
         {"tile_size": 1 << 20},
