@@ -68,6 +68,8 @@ class Pipeline:
         self._engine = engine
         self._model = model
         self._batch_size = batch_size
+        # More than the engine likes costs memory and keeps the head waiting.
+        self._network_batch = min(batch_size, engine.batch_size)
         self._pixels = pixels
         self._results = results
         self._is_current = is_current
@@ -112,7 +114,7 @@ class Pipeline:
             if not await self._is_current(*assignment.prefix):
                 await self._drop(assignment)
                 return
-            known = await asyncio.to_thread(self._results.known, work.content_key)
+            known = await self._on(self._loader, self._known, work)
         except Exception as error:  # noqa: BLE001 - whatever it is, the message must be settled
             await self._settle_failed(delivery, error)
             return
@@ -128,12 +130,18 @@ class Pipeline:
                 continue
             await self._loaded.put(LoadedTile(assignment, tile, pixels))
 
+    def _known(self, work: InferWork) -> frozenset[tuple[int, int]]:
+        # Not all known tiles: a large slide has a hundred thousand.
+        return frozenset(
+            (tile.row, tile.column) for tile in work.tiles if self._results.has(work.content_key, tile.row, tile.column)
+        )
+
     async def _infer_for_ever(self) -> None:
         held: LoadedTile | None = None
         while True:
             batch = [held or await self._loaded.get()]
             held = None
-            while len(batch) < self._batch_size and not self._loaded.empty():
+            while len(batch) < self._network_batch and not self._loaded.empty():
                 tile = self._loaded.get_nowait()
                 if tile.pixels.shape != batch[0].pixels.shape:
                     held = tile  # All tiles of one call share a shape; this one begins the next call.

@@ -8,6 +8,7 @@ from microtome.bus.queue import Delivery
 from microtome.bus.topology import MERGE
 from microtome.errors import MicrotomeError
 from microtome.process import connected, until
+from microtome.slides import resample
 from microtome.telemetry.metrics import WorkerMetrics
 from services.merger.handler import MergeHandler
 from services.merger.settings import MergerSettings
@@ -17,6 +18,7 @@ async def serve(stop: asyncio.Event) -> None:
     """Work on `work.merge` until `stop` is set."""
     settings = MergerSettings.from_environment()
     async with connected("merger", settings) as process:
+        await asyncio.to_thread(resample.warm_up)
         metrics = WorkerMetrics(process.registry)
         handler = MergeHandler(process, settings.microtome_data_dir)
 

@@ -7,14 +7,9 @@ lease is handed over. Refuses: slides without a pixel size and slides of another
 from __future__ import annotations
 
 import asyncio
-import functools
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from microtome.attempts import Attempt, Attempts, HandOver, tell_progress
 from microtome.bus import subjects
@@ -39,42 +34,14 @@ from microtome.process import Process
 from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
 from microtome.tilestore import LocalPixelStore, ResultStore, attempt_prefix
+from services.tiler.decoders import Decoders
 from services.tiler.feeding import Address, Feeder
 from services.tiler.planning import SlideSource, TilePlan, TissuePlan, decode_tiles, plan_tiles, plan_tissue
 from services.tiler.settings import TilerSettings
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 # Tiles on which the slide's normalisation is measured.
 SAMPLES = {JobType.SEGMENT_CELLS: 64, JobType.INSTANSEG_WSI: 200}
 TELL_S = 0.25
-
-
-class Decoders:
-    """Processes that read slides. A crash in a decoder costs one attempt, never the service."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pool = self._new()
-
-    def _new(self) -> ProcessPoolExecutor:
-        # Not fork: this process has threads and connections.
-        return ProcessPoolExecutor(self._count, mp_context=multiprocessing.get_context("forkserver"))
-
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `function` in a decoder. Raises `WorkerLost` if the decoder died."""
-        pool = self._pool
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(function, *args, **kwargs))
-        except BrokenProcessPool as broken:
-            if self._pool is pool:
-                self._pool = self._new()
-            raise WorkerLost("A process that decodes slides died; the slide may be damaged.") from broken
-
-    def close(self) -> None:
-        """End the processes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class PlanHandler:

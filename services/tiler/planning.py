@@ -17,6 +17,7 @@ from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.run import content_key, sample_histogram
+from microtome.slides import resample
 from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultStore, pixel_key
 from microtome.tissue.mask import find_tissue
@@ -66,6 +67,11 @@ class TilePlan:
     def tiles_skipped(self) -> int:
         """Tiles without tissue."""
         return self.tiles_total - len(self.wanted)
+
+
+def warm_up() -> None:
+    """Make a fresh process ready: its first tile must not wait for compiled code."""
+    resample.warm_up()
 
 
 def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:

@@ -9,7 +9,8 @@ from microtome.bus.topology import PLAN
 from microtome.errors import MicrotomeError
 from microtome.process import connected, until
 from microtome.telemetry.metrics import WorkerMetrics
-from services.tiler.handler import Decoders, PlanHandler
+from services.tiler.decoders import Decoders
+from services.tiler.handler import PlanHandler
 from services.tiler.settings import TilerSettings
 
 
@@ -19,6 +20,7 @@ async def serve(stop: asyncio.Event) -> None:
     async with connected("tiler", settings) as process:
         metrics = WorkerMetrics(process.registry)
         decoders = Decoders(settings.decoders)
+        await decoders.start()
         handler = PlanHandler(process, settings, decoders)
 
         async def handle(delivery: Delivery) -> None:

@@ -87,6 +87,14 @@ def box_mean(source: Pixels, factor: int) -> Pixels:
     return out
 
 
+def warm_up() -> None:
+    """Compile, or load what was compiled before, so that the first region does not wait for it."""
+    square = np.zeros((4, 4, 3), np.uint8)
+    box_mean(square, 2)
+    weights = taps(0, 2, 1.5, 4)
+    resample(square, weights, weights, 0, 0)
+
+
 @numba.njit(cache=True, nogil=True)
 def _weigh_rows(source: Pixels, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> npt.NDArray[np.uint16]:
     length = source.shape[1]

@@ -51,6 +51,10 @@ class ResultStore:
             path.unlink(missing_ok=True)
             raise ResultGone(f"The result of tile ({row}, {column}) was damaged: {error.detail}") from error
 
+    def has(self, content_key: str, row: int, column: int) -> bool:
+        """Say whether a tile has a result."""
+        return (self._root / content_key / f"{row}-{column}.arrow").is_file()
+
     def known(self, content_key: str) -> frozenset[tuple[int, int]]:
         """Return (row, column) of every tile that has a result."""
         folder = self._root / content_key

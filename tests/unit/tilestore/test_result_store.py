@@ -24,6 +24,9 @@ def test_tiles_are_known_once_they_are_written(store: ResultStore) -> None:
     # What a killed writer leaves behind is no result.
     store.tile("key", 0, 0).with_name(".0-0.arrow.1234").write_bytes(b"half")
     assert store.known("key") == {(3, 12)}
+    assert store.has("key", 3, 12)
+    assert not store.has("key", 0, 0)
+    assert not store.has("other", 3, 12)
     assert store.known("other") == frozenset()
     read = store.read("key", 3, 12)
     assert np.array_equal(read.ring_points, cells.ring_points)

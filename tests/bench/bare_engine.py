@@ -1,0 +1,93 @@
+"""The bare engine on one slide, in a process of its own: what the services are measured against.
+
+Prints one JSON line. The clock starts when model and compiled code are warm, and runs from the slide's file to the last
+cell: tissue, normalisation, decoding, network, outlines. Nothing is written.
+
+    python -m tests.bench.bare_engine SLIDE --mpp 0.25 --tile-size 1024 --halo 96
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.grid import Grid
+from microtome.segmentation.model import load_model
+from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.run import sample_histogram, segment, warm_up
+from microtome.slides.reader import SlideReader
+from microtome.slides.resample import warm_up as warm_up_resampling
+from microtome.tissue.mask import find_tissue
+from microtome.tissue.tiles import tiles_with_tissue
+
+HEAD_WORKERS = 2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("--mpp", type=float, required=True)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--tile-size", type=int, required=True)
+    parser.add_argument("--halo", type=int, required=True)
+    options = parser.parse_args()
+    model = load_model(options.model)
+    engine = OnnxRuntimeEngine(model)
+    warm_up(model)
+    warm_up_resampling()
+    blank = np.full((1, options.tile_size, options.tile_size, 3), 240, np.uint8)
+    engine.infer(blank, np.zeros((1, 3), np.float32), np.full((1, 3), 1 / 255, np.float32))
+
+    process = psutil.Process()
+    cpu = sum(process.cpu_times()[:2])
+    began = time.perf_counter()
+    mask = find_tissue(options.slide, options.mpp)
+    reader = SlideReader(options.slide, options.mpp, model.mpp)
+    grid = Grid(reader.width, reader.height, options.tile_size, options.halo)
+    wanted = tiles_with_tissue(grid, mask, reader.scale[0])
+    normalisation = Normalisation.from_histogram(sample_histogram(reader, wanted), model.percentiles)
+    planned = time.perf_counter()
+    chosen = {(tile.row, tile.column) for tile in wanted}
+    cells = sum(
+        len(found)
+        for _, found in segment(
+            reader,
+            model,
+            engine,
+            grid,
+            normalisation=normalisation,
+            wanted=lambda tile: (tile.row, tile.column) in chosen,
+            workers=HEAD_WORKERS,
+        )
+    )
+    ended = time.perf_counter()
+    print(
+        json.dumps(
+            {
+                "seconds": ended - began,
+                "plan_s": planned - began,
+                "cpu_s": sum(process.cpu_times()[:2]) - cpu,
+                "tiles": len(wanted),
+                "cells": cells,
+                "low": normalisation.low,
+                "high": normalisation.high,
+                "peak_rss_mb": peak_rss_mb(),
+            }
+        )
+    )
+    return 0
+
+
+def peak_rss_mb() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
