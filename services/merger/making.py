@@ -121,6 +121,11 @@ def _segmentation_result(order: Order, mask: TissueMask, cells: int, seconds: Co
         notes.append("Without tissue, no cells were looked for.")
     elif cells == 0:
         notes.append("There is tissue on this slide, but no cells were found in it.")
+    if work.tiles_cached:
+        notes.append(
+            f"{work.tiles_cached} tiles had a result from before; their seconds of network, head and contours were "
+            "spent then."
+        )
     if work.mpp_source == MppSource.ASSUMED:
         notes.append(f"The pixel size of {work.mpp} µm is an assumption that the user chose.")
     stages = [StageSeconds(stage=stage, seconds=round(value, 4)) for stage, value in sorted(seconds.items())]
