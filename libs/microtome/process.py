@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -37,6 +38,9 @@ from microtome.telemetry.metrics import process_registry, serve_metrics
 from microtome.workflows import Workflows
 
 log = logging.getLogger(__name__)
+
+# Time for a cancelled task to clear up, before it is cancelled again.
+CANCEL_AGAIN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,9 @@ async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Proce
             database=database,
             log=event_log,
             queries=Queries(database),
-            leases=PostgresLeases(database, lease_seconds=settings.lease_seconds),
+            leases=PostgresLeases(
+                database, lease_seconds=settings.lease_seconds, dispatch_seconds=settings.dispatch_seconds
+            ),
             bus=bus,
             workflows=Workflows(event_log, Limits(max_attempts=settings.max_attempts)),
             registry=registry,
@@ -86,12 +92,25 @@ async def until(stop: asyncio.Event, *ending: Awaitable[None]) -> None:
     """Return when `stop` is set, or when one of `ending` ends; raise what that one raised."""
     stopped = asyncio.ensure_future(stop.wait())
     others = [asyncio.ensure_future(awaitable) for awaitable in ending]
-    done, pending = await asyncio.wait({stopped, *others}, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+    try:
+        done, _ = await asyncio.wait({stopped, *others}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(stopped, *others)
     for task in done:
         task.result()
+
+
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel `tasks` and return when all are done, however they ended.
+
+    Cancels again after a while: libraries may swallow a cancellation (`asyncio.wait_for` does until Python 3.12).
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:

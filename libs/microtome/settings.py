@@ -27,7 +27,10 @@ class ServiceSettings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     log_level: str = "INFO"
     max_attempts: int = Field(default=5, ge=1, le=100)
-    lease_seconds: float = Field(default=10, ge=1, le=600)
+    # Renewed every second.
+    lease_seconds: float = Field(default=10, ge=2, le=600)
+    # How long a started job may lie in the queue before it is dispatched again: the queue may have been wiped.
+    dispatch_seconds: float = Field(default=30, ge=1, le=3600)
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -89,8 +89,9 @@ class Pipeline:
         try:
             await until(stop, fetching, inferring)
         finally:
-            await asyncio.gather(fetching, inferring, return_exceptions=True)
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # A tile that is finished may settle its message, which is a task again.
+            while self._tasks:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._queue.close()
             for pool in (self._loader, self._network, self._heads):
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry
 
 from microtome.bus.bus import Bus
-from microtome.bus.topology import MERGE, PLAN, QueueSpec
-from microtome.contracts.messages import JobCancelled, JobFailed, JobSucceeded
+from microtome.bus.topology import MERGE, PLAN, infer
+from microtome.contracts.messages import JobCancelled, JobFailed, JobPlanned, JobSucceeded
 from microtome.domain.cluster import STREAM_PREFIX, Cluster
 from microtome.domain.scheduling import seat_line
 from microtome.errors import MicrotomeError
@@ -32,9 +32,12 @@ class SchedulerMetrics:
         self._queues = QueueMetrics(registry)
         self._log = LogMetrics(registry)
         self._since = datetime.now(UTC)
+        self._models: set[str] = set()
 
     def observe(self, event: StoredEvent, before: Cluster) -> None:
         """Take in one event and the cluster before it. What is older than this process was counted by another."""
+        if isinstance(event.message, JobPlanned):
+            self._models.add(event.message.model_digest)
         if event.at < self._since:
             return
         self._log.appended.labels(type(event.message).__name__).inc()
@@ -51,12 +54,17 @@ class SchedulerMetrics:
             now = cluster()
             self._admission.active_users.set(len(now.seats))
             self._admission.waiting_users.set(len(seat_line(now)))
-            for queue in (PLAN, MERGE):
-                await self._depth(bus, queue)
+            await self._depths(bus)
             await asyncio.sleep(ASK_S)
 
-    async def _depth(self, bus: Bus, queue: QueueSpec) -> None:
+    async def _depths(self, bus: Bus) -> None:
+        """Ask how deep the queues are; the queues of all models count as one."""
+        depths = {"plan": 0, "infer": 0, "merge": 0}
         try:
-            self._queues.depth.labels(queue.name).set(await bus.depth(queue))
+            for queue in (PLAN, MERGE, *map(infer, sorted(self._models))):
+                depths[queue.name] += await bus.depth(queue)
         except MicrotomeError as error:
-            log.warning("the depth of queue %s is unknown: %s", queue.name, error)
+            log.warning("the depth of the queues is unknown: %s", error)
+        else:
+            for name, depth in depths.items():
+                self._queues.depth.labels(name).set(depth)

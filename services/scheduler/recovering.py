@@ -20,8 +20,6 @@ from microtome.workflows import Workflows
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-# After dispatching again, how long until it is tried once more.
-DISPATCH_AGAIN_S = 30.0
 
 Dispatch = Callable[[Expired], Awaitable[None]]
 
@@ -29,11 +27,12 @@ Dispatch = Callable[[Expired], Awaitable[None]]
 class Recovery:
     """Looks for expired leases once a second."""
 
-    def __init__(self, leases: Leases, workflows: Workflows, dispatch: Dispatch) -> None:
-        """`dispatch(expired)` publishes the job's `PlanWork` again."""
+    def __init__(self, leases: Leases, workflows: Workflows, dispatch: Dispatch, dispatch_seconds: float) -> None:
+        """`dispatch(expired)` publishes the job's `PlanWork` again; after `dispatch_seconds` it is tried once more."""
         self._leases = leases
         self._workflows = workflows
         self._dispatch = dispatch
+        self._dispatch_seconds = dispatch_seconds
 
     async def run(self) -> None:
         """Look until cancelled; an outage of Postgres or NATS only delays it."""
@@ -73,5 +72,5 @@ class Recovery:
 
     async def _dispatch_again(self, expired: Expired) -> None:
         await self._dispatch(expired)
-        await self._leases.touch(expired.job_id, expired.attempt, DISPATCH_AGAIN_S)
+        await self._leases.touch(expired.job_id, expired.attempt, self._dispatch_seconds)
         log.warning("nobody took an attempt; dispatched again", extra={"job_id": expired.job_id})

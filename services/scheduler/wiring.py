@@ -11,7 +11,7 @@ from microtome.contracts.codec import to_bytes
 from microtome.contracts.messages import PlanWork
 from microtome.errors import Unavailable
 from microtome.leases.lease import Expired
-from microtome.process import Process, connected, until
+from microtome.process import Process, connected, end, until
 from microtome.relay.checkpoint import PostgresCheckpoint
 from microtome.relay.relay import Relay
 from microtome.workflows import Workflows
@@ -58,7 +58,8 @@ async def _lead(
         # A fresh id: the first dispatch may have been lost together with the stream that remembers ids.
         await process.bus.publish(subjects.WORK_PLAN, to_bytes(work), message_id=str(uuid.uuid4()))
 
-    recovery = Recovery(process.leases, Workflows(process.log, settings.limits), dispatch)
+    workflows = Workflows(process.log, settings.limits)
+    recovery = Recovery(process.leases, workflows, dispatch, settings.dispatch_seconds)
     parts = [
         asyncio.create_task(decider.run(), name="decide"),
         asyncio.create_task(relay.run(), name="relay"),
@@ -70,6 +71,4 @@ async def _lead(
         for task in done:
             task.result()
     finally:
-        for task in parts:
-            task.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
+        await end(*parts)

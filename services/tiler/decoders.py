@@ -7,7 +7,6 @@ Refuses: to share this process's threads and connections with them: they are for
 from __future__ import annotations
 
 import asyncio
-import functools
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -43,11 +42,32 @@ class Decoders:
         """Run `function` in a decoder. Raises `WorkerLost` if the decoder died."""
         pool = self._pool
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(function, *args, **kwargs))
+            return await asyncio.wrap_future(pool.submit(function, *args, **kwargs))
         except BrokenProcessPool as broken:
-            if self._pool is pool:
-                self._pool = self._new()
-            raise WorkerLost("A process that decodes slides died; the slide may be damaged.") from broken
+            raise self._broken(pool) from broken
+
+    async def call_whole(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `call`; but when this is cancelled and the function runs already, that is waited for.
+
+        For functions that leave something behind, so that whoever clears up does it after them.
+        """
+        pool = self._pool
+        try:
+            submitted = pool.submit(function, *args, **kwargs)
+            result = asyncio.wrap_future(submitted)
+            try:
+                return await asyncio.shield(result)
+            except asyncio.CancelledError:
+                if not submitted.cancel():
+                    await asyncio.wait({result})
+                raise
+        except BrokenProcessPool as broken:
+            raise self._broken(pool) from broken
+
+    def _broken(self, pool: ProcessPoolExecutor) -> WorkerLost:
+        if self._pool is pool:
+            self._pool = self._new()
+        return WorkerLost("A process that decodes slides died; the slide may be damaged.")
 
     def close(self) -> None:
         """End the processes."""

@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 
 # How often the result store is asked directly, in case an announcement was lost.
 LOOK_S = 2.0
-# A job none of whose tiles finished for so long sends its outstanding batches again: the queue may have been wiped.
-# Tiles that have a result in the meantime cost nothing.
-STALLED_S = 45.0
 
 Address = tuple[int, int]
 Decode = Callable[[Sequence[Address]], Awaitable[InferWork]]
@@ -46,10 +43,12 @@ class Feeder:
         handling: str,
         credit: int,
         batch_size: int,
+        stalled_s: float,
         progress: Progress,
     ) -> None:
         """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `progress(done, cells)`
-        is told how many tiles have a result.
+        is told how many tiles have a result. When none finished for `stalled_s` seconds, what is outstanding is sent
+        again; tiles that have a result in the meantime cost nothing.
         """
         self._bus = bus
         self._subject = subject
@@ -58,6 +57,7 @@ class Feeder:
         self._handling = handling
         self._credit = credit
         self._batch_size = batch_size
+        self._stalled_s = stalled_s
         self._progress = progress
         self._done: set[Address] = set()
         self._outstanding: dict[int, tuple[InferWork, set[Address]]] = {}
@@ -118,7 +118,7 @@ class Feeder:
                 looked = now
                 if self._note_done(await known()):
                     moved = now
-            if now - moved > STALLED_S:
+            if now - moved > self._stalled_s:
                 moved = now
                 await self._send_again()
 

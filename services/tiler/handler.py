@@ -156,7 +156,8 @@ class PlanHandler:
 
         async def decode(addresses: Sequence[Address]) -> InferWork:
             nonlocal decode_s
-            keys, seconds = await self._decoders.call(
+            # Pixels that come late would lie in the tile store for ever.
+            keys, seconds = await self._decoders.call_whole(
                 decode_tiles,
                 source,
                 model.mpp,
@@ -192,6 +193,7 @@ class PlanHandler:
             handling=attempt.handling,
             credit=self._settings.credit,
             batch_size=(parameters and parameters.batch_size) or self._settings.batch_size,
+            stalled_s=self._settings.stalled_seconds,
             progress=progress,
         )
         # An attempt that was killed could not clear up after itself.

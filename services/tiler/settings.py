@@ -14,6 +14,8 @@ class TilerSettings(EngineSettings):
 
     # Batches of tiles that one job may have outstanding: bounds memory, keeps a huge slide from starving a small one.
     credit: int = Field(default=4, ge=1, le=256)
+    # A job none of whose tiles finished for so long sends its outstanding batches again: the queue may have been wiped.
+    stalled_seconds: float = Field(default=45, ge=1, le=3600)
     # Processes that decode.
     decoders: int = Field(default=min(4, os.cpu_count() or 1), ge=1, le=128)
     # Jobs that are planned and fed at once.

@@ -74,7 +74,7 @@ class JetStreamBus:
                     max_reconnect_attempts=-1,
                     ping_interval=10,
                     error_cb=_on_error,
-                    disconnected_cb=_on_disconnected,
+                    disconnected_cb=bus._on_disconnected,
                     reconnected_cb=bus._on_reconnected,
                 )
         except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -231,6 +231,11 @@ class JetStreamBus:
             # The server was fine when we connected; while it starts it may answer anything.
             raise Unavailable(f"NATS is not ready: {error}") from error
 
+    async def _on_disconnected(self) -> None:
+        # The client tells its own closing like a loss.
+        if not self._client.is_closed:
+            log.warning("the connection to NATS is lost; connecting again")
+
     async def _on_reconnected(self) -> None:
         log.info("connected to NATS again")
         for inbox in list(self._inboxes):
@@ -272,7 +277,3 @@ async def _until(deadline: float, attempt: Callable[[], Awaitable[T]]) -> T:
 
 async def _on_error(error: Exception) -> None:
     log.info("NATS connection: %r", error)
-
-
-async def _on_disconnected() -> None:
-    log.warning("the connection to NATS is lost; connecting again")

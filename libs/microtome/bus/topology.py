@@ -86,6 +86,8 @@ def infer(model_digest: str) -> QueueSpec:
         stream="WORK_INFER",
         durable=f"infer-{subjects.digest12(model_digest)}",
         subject=subjects.work_infer(model_digest),
+        # So long all jobs that had tiles in a killed service wait for them.
+        ack_wait_s=12.0,
         max_ack_pending=256,
     )
 

@@ -21,6 +21,9 @@ from microtome.errors import MicrotomeError, StaleAttempt
 
 _LOG = logging.getLogger(__name__)
 
+# Time for a body to clear up after its cancellation, before it is cancelled again.
+CANCEL_AGAIN_S = 5.0
+
 Stage = Literal["queued", "plan", "infer", "merge"]
 
 
@@ -128,8 +131,10 @@ async def _beating(beat: Callable[[], Awaitable[None]], every: float) -> AsyncIt
     assert body is not None
     before = body.cancelling()
     failure: list[Exception] = []
+    cancels = 0
 
     async def heart() -> None:
+        nonlocal cancels
         while True:
             await asyncio.sleep(every)
             try:
@@ -139,8 +144,16 @@ async def _beating(beat: Callable[[], Awaitable[None]], every: float) -> AsyncIt
                     _LOG.warning("a lease could not be renewed, trying again: %s", error)
                     continue
                 failure.append(error)
-                body.cancel()
-                return
+                # More than once: libraries may swallow a cancellation (`asyncio.wait_for` does until Python 3.12).
+                while True:
+                    body.cancel()
+                    cancels += 1
+                    await asyncio.sleep(CANCEL_AGAIN_S)
+
+    def uncancel() -> int:
+        for _ in range(cancels):
+            body.uncancel()
+        return body.cancelling()
 
     task = asyncio.create_task(heart(), name="renew lease")
     try:
@@ -151,11 +164,11 @@ async def _beating(beat: Callable[[], Awaitable[None]], every: float) -> AsyncIt
             await asyncio.gather(task, return_exceptions=True)
     except BaseException as error:
         # Like asyncio.timeout: only our own cancellation becomes an error, one from outside stays.
-        if failure and body.uncancel() <= before:
+        if failure and uncancel() <= before:
             raise failure[0] from error
         raise
     if failure:
-        body.uncancel()
+        uncancel()
         raise failure[0]
 
 
