@@ -32,7 +32,7 @@ WORKERS = ("gateway", "scheduler", "tiler", "inference", "merger")
 
 async def through_services(stack: EmbeddedStack, slide: Path, downloads: Path) -> dict[str, Any]:
     """One run; returns its seconds, CPU seconds and the job's summary."""
-    for entry in (stack.data_dir / "results").iterdir():
+    for entry in (stack.data_dir / "results").glob("*"):
         shutil.rmtree(entry)
     pids = [pid for name in WORKERS if (pid := stack.pid(name)) is not None]
     async with ApiClient(stack.url, "bench") as client:
