@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status test lint format proto ui bench-pipeline mosaic lock clean
+.PHONY: help setup setup-dev demo up down status test lint format proto ui bench-pipeline bench-memory bench-upload mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -62,8 +62,14 @@ proto: $(VENV)/.dev ## generate the contracts from proto/
 ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
 	@$(RUN) ui/check.py --write
 
-bench-pipeline: $(VENV)/.dev ## measure the pipeline, tiles per second for each stage
+bench-pipeline: $(VENV)/.dev ## what the services add to the bare engine; ARGS="--slide a.svs --repeats 5"
 	@$(RUN) -m tests.bench.pipeline $(ARGS)
+
+bench-memory: $(VENV)/.dev ## each service's memory on a slide of 5,000² and one of 20,000² pixels
+	@$(RUN) -m tests.bench.memory $(ARGS)
+
+bench-upload: $(VENV)/.dev ## the gateway's memory while 2 GiB are uploaded
+	@$(RUN) -m tests.bench.upload $(ARGS)
 
 mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs --size 20000 --out b.tif"
 	@$(RUN) -m microtome.slides.mosaic $(ARGS)

@@ -1,8 +1,8 @@
 """What each service's memory is on a small and on a large slide: `make bench-memory`.
 
-Segments two mosaics of the same tissue, 5,000 and 20,000 pixels a side, each through a fresh stack, and compares the peak
-resident memory of every service, decoding processes included. The last line is one JSON object. Pages that processes
-share are counted in each of them.
+Segments two mosaics of the same tissue, 5,000 and 20,000 pixels a side, each through a fresh stack, and compares the
+peak resident memory of every service, decoding processes included. The last line is one JSON object. Pages that
+processes share are counted in each of them.
 """
 
 from __future__ import annotations
