@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 from microtome.client import ApiClient, Job, JobRequest, Slide, Workflow
 from microtome.client.shapes import FINISHED
 from microtome.embedded.supervisor import EmbeddedStack
+from microtome.errors import Unavailable
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import START, StoredEvent
 from microtome.eventlog.postgres import PostgresEventLog
@@ -39,13 +41,15 @@ LOGS = PROJECT_ROOT / "test-results" / "acceptance"
 Json = dict[str, Any]
 
 
-async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE_S) -> Any:
-    """Look until there is something to see, and return it."""
+async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE_S, every: float = 0.03) -> Any:
+    """Look until there is something to see, and return it. A gateway that is killed meanwhile comes back."""
     deadline = time.monotonic() + seconds
-    while not (seen := await look()):
+    while True:
+        with contextlib.suppress(Unavailable):
+            if seen := await look():
+                return seen
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.03)
-    return seen
+        await asyncio.sleep(every)
 
 
 @dataclass
@@ -139,7 +143,8 @@ class Live:
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +165,8 @@ def stack(collector: Collector) -> Iterator[tuple[EmbeddedStack, ServerThread]]:
             "MAX_WORKERS": str(MAX_WORKERS),
             "MAX_ACTIVE_USERS": str(MAX_ACTIVE_USERS),
             "LEASE_SECONDS": "3",
+            "DISPATCH_SECONDS": "3",
+            "STALLED_SECONDS": "4",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "300",
         },
@@ -176,9 +183,7 @@ def stack(collector: Collector) -> Iterator[tuple[EmbeddedStack, ServerThread]]:
 
 
 @pytest.fixture
-async def live(
-    stack: tuple[EmbeddedStack, ServerThread], collector: Collector, tmp_path: Path
-) -> AsyncIterator[Live]:
+async def live(stack: tuple[EmbeddedStack, ServerThread], collector: Collector, tmp_path: Path) -> AsyncIterator[Live]:
     """The stack; whatever a test did to it, the scheduling law held."""
     running, thread = stack
     async with await Database.connect(running.database_url) as database:

@@ -107,7 +107,9 @@ async def test_the_fourth_user_waits_for_a_seat(live: Live) -> None:
 
     events = await live.events()
     started = {
-        event.tenant: place for place, event in reversed(list(enumerate(events))) if isinstance(event.message, JobStarted)
+        event.tenant: place
+        for place, event in reversed(list(enumerate(events)))
+        if isinstance(event.message, JobStarted)
     }
     released = [
         place
