@@ -96,8 +96,10 @@ class Attempts:
                 lease=lease,
                 progress=Progress() if standing is None else standing.progress,
             )
+            log.info("%s begins", stage, extra=extra)
             async with leases.keep(lease, BEAT_S, lambda: held.progress):
                 going_on = await self._guarded(held, body)
+            log.info("%s ends", stage, extra=extra)
             if going_on is not None:
                 # First the lease, then the message: whoever reads it must find the lease free.
                 await leases.hand_over(lease, going_on.stage, HAND_OVER_S)

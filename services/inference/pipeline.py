@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,7 @@ class Pipeline:
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._heads = ThreadPoolExecutor(head_workers, thread_name_prefix="head")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._logged: deque[tuple[str, int]] = deque(maxlen=64)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Fetch and infer until `stop` is set; then finish what is in the network and send the rest back."""
@@ -162,6 +164,7 @@ class Pipeline:
         began = time.perf_counter()
         context = trace_context(batch[0].assignment.delivery.headers)
         with _tracer.start_as_current_span("infer batch", context=context, attributes={"tiles": len(batch)}):
+            self._log_first(batch[0].assignment)
             try:
                 logits = await self._on(self._network, self._engine.infer, pixels, low, scale)
             except Exception as error:
@@ -174,6 +177,13 @@ class Pipeline:
         for tile, of_tile in zip(batch, logits, strict=True):
             await self._finishing.acquire()
             self._spawn(self._finish(tile, of_tile, seconds))
+
+    def _log_first(self, assignment: Assignment) -> None:
+        """One line for each job, not for each batch."""
+        if assignment.prefix in self._logged:
+            return
+        self._logged.append(assignment.prefix)
+        log.info("infers", extra={"job_id": assignment.work.job_id, "attempt": assignment.work.attempt})
 
     async def _finish(self, tile: LoadedTile, logits: NDArray[np.float32], network_s: float) -> None:
         work = tile.assignment.work

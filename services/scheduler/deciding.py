@@ -130,6 +130,7 @@ class Decider:
             return new_event(event, user)
         # A start belongs to the trace in which its workflow was submitted.
         with span_from(self._traces.get(stream), "start job", attempt=event.attempt):
+            log.info("a job starts", extra={"job_id": event.job_id, "attempt": event.attempt, "slot": event.slot})
             return new_event(event, user)
 
     def _patience(self) -> float:
