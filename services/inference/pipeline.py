@@ -69,8 +69,6 @@ class Pipeline:
         self._engine = engine
         self._model = model
         self._batch_size = batch_size
-        # More than the engine likes costs memory and keeps the head waiting.
-        self._network_batch = min(batch_size, engine.batch_size)
         self._pixels = pixels
         self._results = results
         self._is_current = is_current
@@ -144,7 +142,7 @@ class Pipeline:
         while True:
             batch = [held or await self._loaded.get()]
             held = None
-            while len(batch) < self._network_batch and not self._loaded.empty():
+            while len(batch) < self._limit(batch[0]) and not self._loaded.empty():
                 tile = self._loaded.get_nowait()
                 if tile.pixels.shape != batch[0].pixels.shape:
                     held = tile  # All tiles of one call share a shape; this one begins the next call.
@@ -156,6 +154,14 @@ class Pipeline:
                     self._tile_done(tile.assignment)
             if live:
                 await self._infer(live)
+
+    def _limit(self, first: LoadedTile) -> int:
+        """Return how many tiles go into a call: what the job asks for, within what the operator allows.
+
+        Without a wish it is what the engine likes: on a CPU more than that costs memory and keeps the head waiting.
+        """
+        wish = first.assignment.work.batch_size or self._engine.batch_size
+        return min(wish, max(self._batch_size, self._engine.batch_size))
 
     async def _infer(self, batch: list[LoadedTile]) -> None:
         pixels = np.stack([tile.pixels for tile in batch])

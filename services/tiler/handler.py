@@ -182,6 +182,7 @@ class PlanHandler:
                 tile_size=plan.tile_size,
                 halo=plan.halo,
                 normalisation=normalisation,
+                batch_size=(parameters and parameters.batch_size) or 0,
                 tiles=tuple(TileRef(row=row, column=column, pixels=key) for (row, column), key in refs),
             )
 

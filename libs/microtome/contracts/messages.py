@@ -305,6 +305,8 @@ class InferWork(Message):
     halo: int = 0
     normalisation: Normalisation | None = None
     tiles: tuple[TileRef, ...] = ()
+    batch_size: int = 0
+    """Tiles that the job wants in one call of the network; 0 leaves it to the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,226 @@
+"""The inference pipeline with the real engine and real NATS: what it stores, how it fills batches, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client import CollectorRegistry
+
+from microtome.bus import subjects
+from microtome.bus.jetstream import JetStreamBus
+from microtome.bus.queue import Delivery
+from microtome.bus.topology import infer
+from microtome.contracts.codec import from_bytes, to_bytes
+from microtome.contracts.messages import InferWork, TileRef, TilesInferred
+from microtome.contracts.messages import Normalisation as NormalisationMessage
+from microtome.errors import MicrotomeError
+from microtome.segmentation.cells import read_cells
+from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.grid import Grid
+from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.reading import ArrayReader, pad_reflect
+from microtome.segmentation.run import segment
+from microtome.tilestore import LocalPixelStore, ResultStore, pixel_key
+from services.inference.metrics import InferenceMetrics
+from services.inference.pipeline import Pipeline
+
+CROP = Path(__file__).parents[1] / "data" / "cmu-1-small-region-crop.jpg"
+TILE = 320
+
+
+class WatchedEngine:
+    """The real engine, and the sizes of the batches that it was given."""
+
+    name = "onnxruntime-cpu-fp32"
+    note = None
+    batch_size = 1
+
+    def __init__(self, model: Model) -> None:
+        self._engine = OnnxRuntimeEngine(model, device="cpu")
+        self.batches: list[int] = []
+
+    def infer(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        self.batches.append(len(pixels))
+        return self._engine.infer(pixels, low, scale)
+
+
+class Bench:
+    """One pipeline on a real queue."""
+
+    def __init__(self, bus: JetStreamBus, model: Model, root: Path) -> None:
+        self.bus = bus
+        self.model = model
+        self.engine = WatchedEngine(model)
+        self.pixels = LocalPixelStore(root / "pixels")
+        self.results = ResultStore(root / "results")
+        self.image = np.asarray(Image.open(CROP).convert("RGB"))
+        self.reader = ArrayReader(self.image)
+        self.grid = Grid(self.reader.width, self.reader.height, TILE, model.halo_min)
+        self.stale: set[str] = set()
+        self.dead: list[MicrotomeError] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        queue = await self.bus.queue(infer(self.model.digest), on_dead=self._on_dead)
+        stop = asyncio.Event()
+        pipeline = Pipeline(
+            bus=self.bus,
+            queue=queue,
+            engine=self.engine,
+            model=self.model,
+            batch_size=4,
+            head_workers=1,
+            pixels=self.pixels,
+            results=self.results,
+            is_current=self._is_current,
+            on_dead=self._on_dead,
+            metrics=InferenceMetrics(CollectorRegistry()),
+        )
+        task = asyncio.create_task(pipeline.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await task
+
+    async def send(self, job: str, normalisation: Normalisation, tiles: list[tuple[int, int]], batch_size: int) -> None:
+        refs = []
+        for row, column in tiles:
+            key = pixel_key(job, 1, row, column)
+            self.pixels.put(key, pad_reflect(self.reader, self.grid.tile(row, column).padded))
+            refs.append(TileRef(row=row, column=column, pixels=key))
+        work = InferWork(
+            job_id=job,
+            workflow_id="w",
+            user_id="u",
+            attempt=1,
+            model_digest=self.model.digest,
+            content_key=job,
+            grid_width=self.grid.width,
+            grid_height=self.grid.height,
+            tile_size=TILE,
+            halo=self.grid.halo,
+            normalisation=NormalisationMessage(low=normalisation.low, high=normalisation.high),
+            tiles=tuple(refs),
+            batch_size=batch_size,
+        )
+        await self.bus.publish(
+            subjects.work_infer(self.model.digest), to_bytes(work), message_id=f"{job}:{uuid.uuid4()}"
+        )
+
+    def expected(self, normalisation: Normalisation, tiles: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        wanted = set(tiles)
+        engine = OnnxRuntimeEngine(self.model, device="cpu")
+        found = segment(
+            self.reader,
+            self.model,
+            engine,
+            self.grid,
+            normalisation=normalisation,
+            wanted=lambda tile: (tile.row, tile.column) in wanted,
+        )
+        return {(tile.row, tile.column): cells.ring_points.tobytes() for tile, cells in found}
+
+    def stored(self, job: str) -> dict[tuple[int, int], bytes]:
+        return {at: read_cells(self.results.tile(job, *at)).ring_points.tobytes() for at in self.results.known(job)}
+
+    async def drained(self) -> None:
+        async with asyncio.timeout(60):
+            while await self.bus.depth(infer(self.model.digest)):
+                await asyncio.sleep(0.05)
+
+    async def _is_current(self, job_id: str, attempt: int) -> bool:
+        return attempt == 1 and job_id not in self.stale
+
+    async def _on_dead(self, delivery: Delivery, error: MicrotomeError) -> None:
+        self.dead.append(error)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("embedded")
+
+
+@pytest.fixture
+async def bench(fresh_nats_url: str, model: Model, tmp_path: Path) -> AsyncIterator[Bench]:
+    bus = await JetStreamBus.connect(fresh_nats_url, name="test")
+    yield Bench(bus, model, tmp_path)
+    await bus.close()
+
+
+@pytest.fixture
+def normalisations(bench: Bench) -> Iterator[tuple[Normalisation, Normalisation]]:
+    measured = Normalisation.from_histogram(Histogram.of(bench.image), bench.model.percentiles)
+    red, green, blue = measured.low
+    return measured, Normalisation((red, green + 9, blue + 5), measured.high)
+
+
+TILES = [(0, 0), (0, 1), (1, 0)]
+
+
+async def test_one_batch_holds_tiles_of_several_jobs_and_each_gets_its_own_cells(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    one, two = normalisations
+    await bench.send("job-1", one, TILES, batch_size=4)
+    await bench.send("job-2", two, TILES, batch_size=4)
+    async with await bench.bus.listen(subjects.tiles("job-2", 1)) as told:
+        async with bench.running():
+            await bench.drained()
+        announcement = from_bytes(TilesInferred, (await anext(told)).payload)
+    assert sum(bench.engine.batches) == 2 * len(TILES)
+    # Three tiles of a job cannot fill four places alone.
+    assert max(bench.engine.batches) == 4
+    assert bench.stored("job-1") == bench.expected(one, TILES)
+    assert bench.stored("job-2") == bench.expected(two, TILES)
+    assert bench.stored("job-1") != bench.stored("job-2"), "the normalisation of each job must count"
+    assert {(tile.row, tile.column) for tile in announcement.tiles} == set(TILES)
+    assert not list((bench.pixels._root).rglob("*.npy")), "pixels of finished tiles are forgotten"
+
+
+async def test_a_job_without_a_wish_gets_the_batch_that_the_engine_likes(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    await bench.send("job-1", normalisations[0], TILES, batch_size=0)
+    async with bench.running():
+        await bench.drained()
+    assert bench.engine.batches == [1, 1, 1]
+
+
+async def test_tiles_of_stale_attempts_and_known_tiles_are_not_computed(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    bench.stale.add("job-2")
+    await bench.send("job-1", normalisations[0], TILES, batch_size=4)
+    await bench.send("job-2", normalisations[0], TILES, batch_size=4)
+    async with bench.running():
+        await bench.drained()
+        assert sum(bench.engine.batches) == len(TILES)
+        before = bench.stored("job-1")
+        await bench.send("job-1", normalisations[0], TILES, batch_size=4)
+        await bench.drained()
+    assert sum(bench.engine.batches) == len(TILES)
+    assert bench.stored("job-1") == before
+    assert not bench.stored("job-2")
+
+
+async def test_a_message_that_makes_no_sense_is_dead_and_the_next_one_is_worked_on(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    await bench.send("job-1", normalisations[0], [], batch_size=1)
+    await bench.send("job-2", normalisations[0], TILES[:1], batch_size=1)
+    async with bench.running():
+        await bench.drained()
+    assert [error.code for error in bench.dead] == ["invalid-request"]
+    assert set(bench.stored("job-2")) == set(TILES[:1])
