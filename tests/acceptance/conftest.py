@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -122,6 +123,11 @@ class Live:
         """What lies in the artifact store for a job, half-written or not."""
         return sorted((self.stack.data_dir / "artifacts" / job_id).rglob("*"))
 
+    def logged(self, name: str) -> list[Json]:
+        """What a service has logged; the supervisor's own lines are not JSON."""
+        lines = self.stack.log(name).read_text().splitlines()
+        return [json.loads(line) for line in lines if not line.startswith("[supervisor]")]
+
     @property
     def tile_store(self) -> Path:
         tile_store = self.stack._tile_store
@@ -167,6 +173,7 @@ def stack(collector: Collector) -> Iterator[tuple[EmbeddedStack, ServerThread]]:
             "LEASE_SECONDS": "3",
             "DISPATCH_SECONDS": "3",
             "STALLED_SECONDS": "4",
+            "CREDIT": "12",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "300",
         },

@@ -106,11 +106,10 @@ async def test_the_fourth_user_waits_for_a_seat(live: Live) -> None:
         assert (await live.finished(user, workflow))["status"] == "SUCCEEDED"
 
     events = await live.events()
-    started = {
-        event.tenant: place
-        for place, event in reversed(list(enumerate(events)))
-        if isinstance(event.message, JobStarted)
-    }
+    started: dict[str, int] = {}
+    for place, event in enumerate(events):
+        if isinstance(event.message, JobStarted):
+            started.setdefault(event.tenant, place)
     released = [
         place
         for place, event in enumerate(events)
