@@ -65,7 +65,12 @@ class MergeHandler:
             results=self._results,
         )
         result = await self._make(attempt, order)
-        await self._process.workflows.execute(work.workflow_id, ReportSuccess(attempt.job_id, attempt.attempt, result))
+        report = ReportSuccess(attempt.job_id, attempt.attempt, result)
+        try:
+            await self._process.workflows.execute(work.workflow_id, report)
+        except StaleAttempt:  # cancelled in the last moment
+            await asyncio.to_thread(self._artifacts.withdraw, attempt.job_id, attempt.attempt)
+            raise
 
     async def _make(self, attempt: Attempt, order: Order) -> JobResult:
         """Make and publish in a thread that stops soon after this task is cancelled."""
@@ -88,7 +93,13 @@ class MergeHandler:
             )
             return replace(result, artifacts=artifacts)
 
+        making = asyncio.ensure_future(asyncio.to_thread(work))
         try:
-            return await asyncio.to_thread(work)
-        finally:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
             cancelled.set()
+            # It stops at its next tile, or was about to publish.
+            await asyncio.wait({making})
+            if making.exception() is None:
+                self._artifacts.withdraw(attempt.job_id, attempt.attempt)
+            raise

@@ -9,6 +9,7 @@ from microtome.bus.topology import PLAN
 from microtome.errors import MicrotomeError
 from microtome.process import connected, until
 from microtome.telemetry.metrics import WorkerMetrics
+from services.tiler.clearing import clear_tile_store
 from services.tiler.decoders import Decoders
 from services.tiler.handler import PlanHandler
 from services.tiler.settings import TilerSettings
@@ -22,6 +23,7 @@ async def serve(stop: asyncio.Event) -> None:
         decoders = Decoders(settings.decoders)
         await decoders.start()
         handler = PlanHandler(process, settings, decoders)
+        await clear_tile_store(process.queries, settings.tile_store_dir)
 
         async def handle(delivery: Delivery) -> None:
             with metrics.active_jobs.track_inprogress():

@@ -117,11 +117,23 @@ class Live:
 
     def pixels(self, job_id: str) -> list[Path]:
         """What lies in the tile store for a job."""
-        return sorted(path for path in (self.tile_store / job_id).rglob("*") if path.is_file())
+        return [path for path in _below(self.tile_store / job_id) if path.is_file()]
 
     def artifacts(self, job_id: str) -> list[Path]:
         """What lies in the artifact store for a job, half-written or not."""
-        return sorted((self.stack.data_dir / "artifacts" / job_id).rglob("*"))
+        return _below(self.stack.data_dir / "artifacts" / job_id)
+
+    def drafts(self, job_id: str) -> list[Path]:
+        """Artifacts that a merger has not published yet."""
+        return [path for path in self.artifacts(job_id) if path.name.startswith(".draft")]
+
+    async def merging(self, job_id: str) -> None:
+        """Return the moment that a merger begins to write."""
+
+        async def look() -> list[Path]:
+            return self.drafts(job_id)
+
+        await until(look, "a merger writes", every=0.001)
 
     def logged(self, name: str) -> list[Json]:
         """What a service has logged; the supervisor's own lines are not JSON."""
@@ -200,6 +212,11 @@ async def live(stack: tuple[EmbeddedStack, ServerThread], collector: Collector, 
             await _cancel_all(client)
             await client.close()
         await live.history()
+
+
+def _below(folder: Path) -> list[Path]:
+    """All files and folders in a folder that somebody may be removing."""
+    return sorted(Path(top, name) for top, folders, files in os.walk(folder) for name in folders + files)
 
 
 async def _cancel_all(client: ApiClient) -> None:

@@ -95,15 +95,39 @@ async def test_a_job_outlives_the_kill_of_a_merger_that_merges(live: Live, undis
     pid = live.stack.pid("merger")
     assert pid is not None
 
-    async def drafts() -> list[Path]:
-        return [path for path in live.artifacts(under.job["id"]) if path.name.startswith(".draft")]
-
-    await until(drafts, "the merger writes", every=0.001)
+    await live.merging(under.job["id"])
     os.kill(pid, signal.SIGSTOP)
-    assert await drafts(), "the merger was stopped in the middle"
+    assert live.drafts(under.job["id"]), "the merger was stopped in the middle"
     await live.kill("merger")
     job = await assert_as_undisturbed(live, under, undisturbed)
     assert job["attempt"] == 2
+
+
+async def test_a_job_goes_on_in_the_same_attempt_when_services_are_restarted(live: Live, undisturbed: Cells) -> None:
+    under = await underway(live)
+    restarted = ("tiler", "inference")
+    pids = {name: live.stack.pid(name) for name in restarted}
+    for pid in pids.values():
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+    job = await assert_as_undisturbed(live, under, undisturbed)
+    assert job["attempt"] == 1
+    for name in restarted:
+        assert live.stack.pid(name) != pids[name]
+        ends = [line for line in live.stack.log(name).read_text().splitlines() if line.startswith("[supervisor]")]
+        assert " ended with 0," in ends[-1]
+
+
+async def test_a_job_cancelled_while_its_tiler_is_dead_leaves_no_pixels(live: Live) -> None:
+    under = await underway(live)
+    await live.kill("tiler")
+    assert live.pixels(under.job["id"])
+    await under.user.cancel(under.job["id"])
+
+    async def clean() -> bool:
+        return not live.pixels(under.job["id"])
+
+    await until(clean, "the next tiler clears up")
 
 
 async def test_a_job_outlives_the_loss_of_all_of_jetstream(live: Live, undisturbed: Cells) -> None:

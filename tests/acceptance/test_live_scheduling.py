@@ -199,3 +199,22 @@ async def test_a_job_cancelled_while_running_stops_and_leaves_nothing(live: Live
     assert len(await live.events()) <= length + 1  # the seat's release, and nothing of the job
     done = (await user.job(job_id))["status"]
     assert done == "CANCELLED"
+
+
+async def test_a_job_cancelled_while_merging_publishes_nothing(live: Live) -> None:
+    user = live.user()
+    slide = await live.slide(user)
+    workflow = await user.create_workflow("cancel", [mask(slide, "tissue")])
+    job_id = workflow["jobs"][0]["id"]
+    await live.merging(job_id)
+    with live.paused("merger"):
+        assert live.drafts(job_id), "the merger was stopped in the middle"
+        await user.cancel(job_id)
+
+    async def clean() -> bool:
+        return not live.artifacts(job_id)
+
+    await until(clean, "nothing is left of the cancelled job", 8.0)
+    await asyncio.sleep(0.5)
+    assert await clean()
+    assert (await user.job(job_id))["status"] == "CANCELLED"

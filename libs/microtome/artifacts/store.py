@@ -74,6 +74,12 @@ class ArtifactStore:
             raise NotFound(f"This job has no artifact named {name!r}.")
         return path
 
+    def withdraw(self, job_id: str, attempt: int) -> None:
+        """Remove what an attempt published and no event will ever speak of."""
+        shutil.rmtree(self._root / job_id / str(attempt), ignore_errors=True)
+        with contextlib.suppress(OSError):  # other attempts lie there
+            (self._root / job_id).rmdir()
+
     def sweep(self, job_id: str) -> None:
         """Remove what killed writers of this job left behind. Call only while holding its lease."""
         for leftover in (self._root / job_id).glob(".*-*"):
