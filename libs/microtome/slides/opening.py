@@ -24,8 +24,11 @@ MAX_SIDE = 1_000_000
 MAX_PIXELS = 200_000_000_000
 MAX_BLOCK_PIXELS = 1 << 26
 _CACHE_SIZE = 8
+# Decoded tiles, shared by all open slides of a process: each would have as much of its own otherwise.
+_DECODED_BYTES = 32 << 20
 
 _cache: OrderedDict[tuple[int, str, int, int], openslide.OpenSlide] = OrderedDict()
+_decoded: dict[int, openslide.OpenSlideCache] = {}
 _lock = threading.Lock()
 
 
@@ -71,11 +74,20 @@ def cached_slide(path: Path) -> openslide.OpenSlide:
         slide = _cache.get(key)
         if slide is None:
             slide = _cache[key] = open_slide(path)
+            slide.set_cache(_decoded_tiles())
             while len(_cache) > _CACHE_SIZE:
                 # Not closed here: a thread may still read from it; it closes when nobody holds it.
                 _cache.popitem(last=False)
         _cache.move_to_end(key)
         return slide
+
+
+def _decoded_tiles() -> openslide.OpenSlideCache:
+    """One for each process: a forked child cannot use its parent's, whose lock may be held for ever."""
+    pid = os.getpid()
+    if pid not in _decoded:
+        _decoded[pid] = openslide.OpenSlideCache(_DECODED_BYTES)
+    return _decoded[pid]
 
 
 def forget(slide: openslide.OpenSlide) -> None:
