@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from microtome.client import ApiClient, Job, JobRequest, Slide, Workflow
+from microtome.client import ApiClient, ApiProblem, Job, JobRequest, Slide, Workflow
 from microtome.client.shapes import FINISHED
 from microtome.embedded.supervisor import EmbeddedStack
 from microtome.errors import Unavailable
@@ -43,12 +43,17 @@ Json = dict[str, Any]
 
 
 async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE_S, every: float = 0.03) -> Any:
-    """Look until there is something to see, and return it. A gateway that is killed meanwhile comes back."""
+    """Look until there is something to see, and return it. What is killed meanwhile comes back."""
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(Unavailable):
+        try:
             if seen := await look():
                 return seen
+        except Unavailable:
+            pass
+        except ApiProblem as refused:
+            if not refused.problem.transient:
+                raise
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         await asyncio.sleep(every)
 

@@ -103,6 +103,14 @@ async def test_a_job_outlives_the_kill_of_a_merger_that_merges(live: Live, undis
     assert job["attempt"] == 2
 
 
+async def test_a_job_outlives_the_kill_of_postgres(live: Live, undisturbed: Cells) -> None:
+    under = await underway(live)
+    before = await live.events()
+    await live.kill("postgres")
+    await assert_as_undisturbed(live, under, undisturbed)
+    assert (await live.events())[: len(before)] == before
+
+
 async def test_a_job_goes_on_in_the_same_attempt_when_services_are_restarted(live: Live, undisturbed: Cells) -> None:
     under = await underway(live)
     restarted = ("tiler", "inference")
