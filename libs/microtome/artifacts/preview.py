@@ -51,8 +51,7 @@ def reduced(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     if factor >= 1:
         return image
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    smaller: NDArray[np.uint8] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return smaller
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def save_jpeg(image: NDArray[np.uint8], path: Path) -> None:
