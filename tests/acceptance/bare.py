@@ -22,12 +22,12 @@ Ring = tuple[tuple[float, float], ...]
 Cells = dict[tuple[int, int], Ring]
 
 
-def bare_cells(path: Path, *, tile_size: int, halo: int) -> Cells:
-    """All cells of a synthetic slide."""
+def bare_cells(path: Path, *, tile_size: int, halo: int, mpp: float = MPP) -> Cells:
+    """All cells of a slide; by default of a synthetic one."""
     model = load_model("embedded")
-    reader = SlideReader(path, MPP, model.mpp)
+    reader = SlideReader(path, mpp, model.mpp)
     grid = Grid(reader.width, reader.height, tile_size, halo)
-    tissue = {(tile.row, tile.column) for tile in tiles_with_tissue(grid, find_tissue(path, MPP), reader.scale[0])}
+    tissue = {(tile.row, tile.column) for tile in tiles_with_tissue(grid, find_tissue(path, mpp), reader.scale[0])}
     found: Cells = {}
     engine = OnnxRuntimeEngine(model)
     for _, tile in segment(reader, model, engine, grid, wanted=lambda tile: (tile.row, tile.column) in tissue):
