@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from microtome.contracts.codec import to_bytes
 from microtome.contracts.messages import JobParameters, JobSpec, JobType, SlideRegistered, Stain
 from microtome.domain.workflow import Submit, decide
 from microtome.errors import (
@@ -28,6 +29,8 @@ from services.gateway.documents import MIN_CORE, JobIn, ParametersIn, WorkflowIn
 from services.gateway.trace import trace_meta
 
 _NAMESPACE = uuid.UUID("0d0c2f0b-7b0e-4f5a-9a53-1f1c8a6f5b52")
+# Half of what the bus takes in one message.
+MAX_EVENT_BYTES = 512 * 1024
 _TYPES = {kind.name: kind for kind in JobType if kind is not JobType.UNSPECIFIED}
 
 
@@ -61,6 +64,12 @@ class Submissions:
         specs = tuple(self._spec(job, ids, slides) for job in wanted.jobs)
         command = Submit(workflow_id, user_id, wanted.name, specs)
         (event,) = decide(None, command)
+        size = len(to_bytes(event))
+        if size > MAX_EVENT_BYTES:
+            raise InvalidWorkflow(
+                f"The workflow takes {size} bytes as one event, more than the {MAX_EVENT_BYTES} that the bus carries. "
+                "Submit it as several workflows, or with fewer dependencies and shorter names."
+            )
         for job, spec in zip(wanted.jobs, specs, strict=True):
             _check_suitable(job, spec, slides[job.slide_id])
         new = NewEvent(event_id=uuid.uuid5(_NAMESPACE, workflow_id), message=event, tenant=user_id, meta=trace_meta())

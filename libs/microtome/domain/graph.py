@@ -1,8 +1,8 @@
 """The graph of a submitted workflow: branches, dependencies, and whether they can ever be walked.
 
 Promises: a graph that passed `validate` has an order in which every job can run; messages name the jobs by their keys.
-Refuses, with InvalidWorkflow: no jobs or too many, bad names, keys twice, unknown dependencies, and cycles, including
-those that a dependency makes together with the order inside a branch.
+Refuses, with InvalidWorkflow: no jobs or too many, too many dependencies, bad names, keys twice, unknown dependencies,
+and cycles, including those that a dependency makes together with the order inside a branch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from microtome.contracts.messages import JobSpec, JobType
 from microtome.errors import InvalidWorkflow
 
 MAX_JOBS = 1_000
+# All dependencies of a workflow together. The submission is one event, and an event has to fit on the bus.
+MAX_DEPENDENCIES = 10_000
 MAX_NAME_LENGTH = 200
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -55,6 +57,12 @@ def validate(name: str, jobs: Sequence[JobSpec]) -> None:
         raise InvalidWorkflow("A workflow needs at least one job.")
     if len(jobs) > MAX_JOBS:
         raise InvalidWorkflow(f"A workflow has at most {MAX_JOBS} jobs; this one has {len(jobs)}.")
+    dependencies = sum(len(job.depends_on) for job in jobs)
+    if dependencies > MAX_DEPENDENCIES:
+        raise InvalidWorkflow(
+            f"A workflow has at most {MAX_DEPENDENCIES} dependencies; this one has {dependencies}. "
+            "Jobs of one branch follow each other without any."
+        )
     for job in jobs:
         _check_job(job)
     _check_unique(jobs)

@@ -123,6 +123,10 @@ class EventLog(Protocol):
         """Return at most `limit` events after the cursor, in log order; none when at the end."""
         ...
 
+    async def count(self, after: Cursor = START, limit: int = 10_000) -> int:
+        """Return how many events `read_all` would give after the cursor, counted up to `limit`."""
+        ...
+
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - the timeout is an outcome, not an error
         """Sleep until something may have been appended, at most `timeout` seconds.
 

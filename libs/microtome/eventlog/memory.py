@@ -62,6 +62,10 @@ class MemoryEventLog:
         """Return events of all streams; see `EventLog.read_all`."""
         return tuple([event for event in self._events if event.cursor > after][:limit])
 
+    async def count(self, after: Cursor = START, limit: int = 10_000) -> int:
+        """Return how many events lie after the cursor; see `EventLog.count`."""
+        return min(limit, sum(event.cursor > after for event in self._events))
+
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - see the protocol
         """Sleep until something may have been appended; see `EventLog.wait`."""
         task = asyncio.current_task()

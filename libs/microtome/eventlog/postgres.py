@@ -58,6 +58,14 @@ where (xid, position) > ($1::xid8, $2::bigint) and xid < pg_snapshot_xmin(pg_cur
 order by xid, position
 limit $3
 """  # noqa: S608 - no input
+_COUNT = """
+select count(*) from (
+    select from events
+    where (xid, position) > ($1::xid8, $2::bigint) and xid < pg_snapshot_xmin(pg_current_snapshot())
+    order by xid, position
+    limit $3
+) as after
+"""
 _LAG = """
 select coalesce(extract(epoch from clock_timestamp() - min(at)), 0)::float8
 from events where xid >= pg_snapshot_xmin(pg_current_snapshot())
@@ -130,6 +138,11 @@ class PostgresEventLog:
         """Return events of all streams; see `EventLog.read_all`."""
         async with self._database.connection() as connection:
             return self._events(await connection.fetch(READ_ALL, after.xid, after.position, limit))
+
+    async def count(self, after: Cursor = START, limit: int = 10_000) -> int:
+        """Return how many events lie after the cursor; see `EventLog.count`."""
+        async with self._database.connection() as connection:
+            return int(await connection.fetchval(_COUNT, after.xid, after.position, limit))
 
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - see the protocol
         """Sleep until something may have been appended; see `EventLog.wait`."""

@@ -4,6 +4,8 @@ Promises: every event of the log reaches the bus at least once and in log order,
 event id as message id, so that the bus keeps one; a started attempt also becomes a `PlanWork`.
 The bus forgets message ids after two minutes; a relay that was down for longer after a crash may
 double its last page, which readers tell by `microtome-cursor` and workers by their leases.
+An event that the bus will never take (too large, no possible subject) is logged as an error, counted and passed
+over: it must not hold back all others.
 Refuses: to be needed for the truth. What the bus forgets, the scheduler finds by its leases.
 """
 
@@ -11,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from microtome.bus import subjects
 from microtome.bus.headers import CloudEvent
 from microtome.contracts.codec import to_bytes, type_name
-from microtome.contracts.messages import JobStarted, PlanWork
-from microtome.errors import InvalidRequest, MicrotomeError
+from microtome.contracts.messages import JobStarted, Message, PlanWork
+from microtome.errors import ConfigurationError, MicrotomeError
 from microtome.eventlog.log import EventLog, StoredEvent
 from microtome.relay.checkpoint import Checkpoint
 
@@ -36,23 +39,34 @@ class Publisher(Protocol):
     async def publish(
         self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
     ) -> object:
-        """Return when the bus has the message; it keeps one of each message id. Raises `Unavailable`."""
+        """Return when the bus has the message; it keeps one of each message id.
+
+        Raises `Unavailable`, and `TooLarge` or `InvalidRequest` for what it will never take.
+        """
         ...
 
 
 class Relay:
     """Moves events from the log to the bus. One at a time is enough; more do no harm."""
 
-    def __init__(self, log: EventLog, bus: Publisher, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        bus: Publisher,
+        checkpoint: Checkpoint,
+        passed_over: Callable[[StoredEvent], None] = lambda _event: None,
+    ) -> None:
+        """`passed_over(event)` is told of each event that the bus refuses for good."""
         self._log = log
         self._bus = bus
         self._checkpoint = checkpoint
+        self._passed_over = passed_over
 
     async def step(self, limit: int = PAGE) -> int:
         """Publish at most `limit` events and move the checkpoint; return how many, 0 at the end of the log.
 
-        Raises what the log, the bus and the checkpoint raise; nothing is lost then, some may be
-        published again.
+        Raises what the log and the checkpoint raise, and `Unavailable` of the bus; nothing is lost then, some
+        may be published again.
         """
         events = await self._log.read_all(await self._checkpoint.load(), limit)
         for event in events:
@@ -60,6 +74,15 @@ class Relay:
         if events:
             await self._checkpoint.store(events[-1].cursor)
         return len(events)
+
+    async def lag(self, limit: int = 10_000) -> int:
+        """Return how many events are not relayed yet, at most `limit`."""
+        return await self._log.count(await self._checkpoint.load(), limit)
+
+    async def dispatch_again(self, started: StoredEvent) -> None:
+        """Publish the work of a `JobStarted` once more, in its trace. Raises what the bus raises."""
+        # A fresh id: the first dispatch may have been lost together with the stream that remembers ids.
+        await self._dispatch(started, str(uuid.uuid4()))
 
     async def run(self) -> None:
         """Publish for ever; while the log or the bus is away, try again."""
@@ -83,26 +106,32 @@ class Relay:
     async def _publish(self, event: StoredEvent) -> None:
         try:
             subject = event_subject(event)
-        except InvalidRequest:
-            # One event that cannot be addressed must not hold back all others.
-            _LOG.exception("event %s of %s cannot be published", event.event_id, event.stream)
-        else:
-            await self._send(event, subject, to_bytes(event.message), type_name(event.message), str(event.event_id))
+            await self._send(event, subject, event.message, str(event.event_id))
+        except MicrotomeError as error:
+            if error.transient or isinstance(error, ConfigurationError):
+                raise
+            _LOG.exception("event %s of %s cannot be published and is passed over", event.event_id, event.stream)
+            self._passed_over(event)
         if isinstance(event.message, JobStarted):
-            work = plan_work(event, event.message)
-            await self._send(event, subjects.WORK_PLAN, to_bytes(work), type_name(work), f"{event.event_id}:plan")
+            await self._dispatch(event, f"{event.event_id}:plan")
 
-    async def _send(self, event: StoredEvent, subject: str, payload: bytes, kind: str, message_id: str) -> None:
+    async def _dispatch(self, event: StoredEvent, message_id: str) -> None:
+        if not isinstance(event.message, JobStarted):
+            raise TypeError(f"{type_name(event.message)} starts no work")
+        await self._send(event, subjects.WORK_PLAN, plan_work(event, event.message), message_id)
+
+    async def _send(self, event: StoredEvent, subject: str, message: Message, message_id: str) -> None:
         cloud_event = CloudEvent(
             id=message_id,
-            type=f"microtome.v1.{kind}",
+            type=f"microtome.v1.{type_name(message)}",
             source=SOURCE,
             subject=event.stream,
             time=event.at,
             cursor=(event.cursor.xid, event.cursor.position),
         )
         trace = {name: value for name, value in event.meta.items() if name in ("traceparent", "tracestate")}
-        await self._bus.publish(subject, payload, message_id=message_id, headers=cloud_event.to_headers() | trace)
+        headers = cloud_event.to_headers() | trace
+        await self._bus.publish(subject, to_bytes(message), message_id=message_id, headers=headers)
 
 
 def event_subject(event: StoredEvent) -> str:

@@ -70,6 +70,15 @@ async def test_an_event_comes_back_as_it_was_stored(log: EventLog) -> None:
     assert await log.read_all() == (stored,)
 
 
+async def test_what_lies_after_a_cursor_is_counted_up_to_a_limit(log: EventLog) -> None:
+    assert await log.count() == 0
+    stored = await store(log, "a", *[started(f"j{n}") for n in range(5)])
+    assert await log.count() == 5
+    assert await log.count(stored[1].cursor) == 3
+    assert await log.count(stored[1].cursor, limit=2) == 2
+    assert await log.count(stored[-1].cursor) == 0
+
+
 async def test_versions_count_from_one_without_gaps_and_in_order(log: EventLog) -> None:
     first = await store(log, "a", *[started(f"j{n}") for n in range(40)])
     second = await store(log, "a", started("last"))

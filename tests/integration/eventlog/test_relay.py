@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 import nats
@@ -13,15 +13,15 @@ from nats.aio.msg import Msg
 
 from microtome.bus.headers import CloudEvent
 from microtome.bus.jetstream import JetStreamBus
-from microtome.contracts.codec import from_bytes
+from microtome.contracts.codec import from_bytes, to_bytes
 from microtome.contracts.messages import JobStarted, PlanWork, SeatGranted, SlideRegistered
-from microtome.errors import InvalidRequest
+from microtome.errors import InvalidRequest, TooLarge
 from microtome.eventlog.database import Database
-from microtome.eventlog.log import START, Cursor
+from microtome.eventlog.log import START, Append, Cursor, StoredEvent
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.relay.checkpoint import Checkpoint, MemoryCheckpoint, PostgresCheckpoint
 from microtome.relay.relay import Relay, event_subject
-from tests.integration.eventlog.facts import slide, store, submitted
+from tests.integration.eventlog.facts import fact, slide, store, submitted
 
 
 @pytest.fixture
@@ -150,6 +150,74 @@ async def test_an_event_without_a_possible_subject_does_not_hold_back_the_others
     assert message.subject == "events.ada.slide.s-2.SlideRegistered"
     with pytest.raises(InvalidRequest):
         event_subject(replace(first, tenant="*"))
+
+
+async def test_an_event_that_is_too_large_for_the_bus_does_not_hold_back_the_others(
+    log: PostgresEventLog, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    keys = {f"{number:04}-{'k' * 55}": ("x", ()) for number in range(1000)}
+    wide = {**keys, "last": ("y", tuple(keys) * 18)}
+    (large,) = await store(log, "workflow-w-1", submitted("w-1", wide))
+    assert len(to_bytes(large.message)) > 1024**2
+    await store(log, "seats", SeatGranted(user_id="ada", seat=0))
+    passed_over: list[StoredEvent] = []
+    checkpoint = MemoryCheckpoint()
+    assert await Relay(log, bus, checkpoint, passed_over.append).step() == 2
+    assert passed_over == [large]
+    (message,) = await stream(fresh_nats_url, "events.>", 1)
+    assert message.subject == "events.ada.seats.seats.SeatGranted"
+    assert await checkpoint.load() == (await log.read_all())[-1].cursor
+
+
+class Refusing:
+    """A bus that takes work, but never an event."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def publish(
+        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        if subject.startswith("events."):
+            raise TooLarge
+        self.taken.append(subject)
+
+
+async def test_a_start_whose_event_is_refused_still_becomes_work(log: PostgresEventLog) -> None:
+    await _a_workflow_begins(log)
+    bus = Refusing()
+    assert await Relay(log, bus, MemoryCheckpoint()).step() == 4
+    assert bus.taken == ["work.plan"]
+
+
+async def test_work_that_is_dispatched_again_stays_in_its_trace(
+    log: PostgresEventLog, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await store(log, "seats", SeatGranted(user_id="ada", seat=0))
+    await store(log, "workflow-w-1", submitted("w-1", {"a": ("x", ())}))
+    new = fact(JobStarted(job_id="w-1-a", attempt=1, slot=0), traceparent=trace)
+    (started,) = await log.append(Append("workflow-w-1", 1, (new,)))
+    relay = Relay(log, bus, MemoryCheckpoint())
+    await relay.step()
+    await relay.dispatch_again(started)
+    first, again = await stream(fresh_nats_url, "work.plan", 2)
+    assert first.data == again.data
+    for message in (first, again):
+        headers = message.headers or {}
+        assert headers["traceparent"] == trace
+        said = CloudEvent.from_headers(headers)
+        assert (said.type, said.subject) == ("microtome.v1.PlanWork", "workflow-w-1")
+    assert (first.headers or {})["Nats-Msg-Id"] != (again.headers or {})["Nats-Msg-Id"]
+
+
+async def test_the_lag_is_what_is_not_relayed_yet(log: PostgresEventLog, bus: JetStreamBus) -> None:
+    relay = Relay(log, bus, MemoryCheckpoint())
+    assert await relay.lag() == 0
+    await _a_workflow_begins(log)
+    assert await relay.lag() == 4
+    await relay.step(limit=3)
+    assert await relay.lag() == 1
 
 
 @pytest.mark.parametrize("kind", ["memory", "postgres"])

@@ -98,9 +98,13 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
     detail = await refused(422, "unknown-mpp", job(no_mpp))
     assert "assume_mpp" in detail
     assert "fluorescence" in await refused(422, "unsuitable-slide", job(dark))
-    assert "core" in await refused(422, "invalid-request", job(slide, parameters={"tile_size": 128, "halo": 64}))
+    assert "core" in await refused(422, "invalid-request", job(slide, parameters={"tile_size": 256, "halo": 112}))
     assert "core" in await refused(422, "invalid-request", job(slide, parameters={"halo": 496}))
     assert "'embedded'" in await refused(422, "unknown-model", job(slide, parameters={"model": "another"}))
+    keys = [f"{number:03}{'k' * 61}" for number in range(990)]
+    wide = [job(slide, key, branch=key) for key in keys]
+    detail = await refused(422, "invalid-workflow", *wide, *[job(slide, f"d{n}", depends_on=keys) for n in range(10)])
+    assert "several workflows" in detail
     wrong: list[Json] = [
         {"tile_size": 1000},
         {"tile_size": 1 << 20},
@@ -195,7 +199,7 @@ async def test_progress_is_what_the_worker_last_reported(gateway: Running) -> No
     running = (await gateway.get(f"/jobs/{job_id}")).json()
     assert (running["status"], running["attempt"], running["stage"]) == ("RUNNING", 1, "queued")
     assert running["waiting_for"] is None
-    connection = await asyncpg.connect(gateway.gateway.settings.database_url)
+    connection = await asyncpg.connect(gateway.gateway.settings.microtome_database_url)
     try:
         await connection.execute(
             "insert into leases (job_id, attempt, owner, stage, expires_at, tiles_total, tiles_processed, cells) "

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from microtome.contracts.messages import JobSpec, JobType
-from microtome.domain.graph import MAX_JOBS, build, validate
+from microtome.domain.graph import MAX_DEPENDENCIES, MAX_JOBS, build, validate
 from microtome.errors import InvalidWorkflow
 from tests.unit.domain.stories import spec
 
@@ -55,6 +55,15 @@ def test_the_deepest_chain_allowed_is_checked_without_recursion() -> None:
     validate("deep", chain)
     with pytest.raises(InvalidWorkflow, match="cycle"):
         validate("deep", [*chain[:-1], replace(chain[-1], depends_on=(chain[0].job_id,))])
+
+
+def test_dependencies_have_a_limit_all_together() -> None:
+    first = [spec(f"a{n}", "x") for n in range(100)]
+    ids = tuple(f"a{n}" for n in range(100))
+    second = [spec(f"b{n}", "y", ids) for n in range(MAX_DEPENDENCIES // 100)]
+    validate("wide", [*first, *second])
+    with pytest.raises(InvalidWorkflow, match=f"at most {MAX_DEPENDENCIES} dependencies; this one has 10001"):
+        validate("wide", [*first, *second, spec("c", "z", ("a0",))])
 
 
 def test_the_graph_knows_branches_dependents_and_places() -> None:
