@@ -5,15 +5,12 @@ import { UserForm } from "./components/user-form";
 import { JobPage, WorkspacePage } from "./components/workspace-page";
 import { route } from "./route";
 import { user } from "./session";
-import { forget, system, workflows } from "./state/library";
+import { system, workflows } from "./state/library";
 
 export function App() {
   const name = user.value;
   useEffect(() => system.start(), []);
-  useEffect(() => {
-    forget();
-    return name ? workflows.start() : undefined;
-  }, [name]);
+  useEffect(() => (name ? workflows.start() : undefined), [name]);
   return (
     <>
       <Header />

@@ -1,11 +1,13 @@
 import { useState } from "preact/hooks";
 import { bytes } from "../format";
+import { user } from "../session";
 import { dismissUpload, sendFiles, uploads, type Sending } from "../state/uploads";
 import { ErrorPanel } from "./error-panel";
 import { ProgressBar } from "./progress-bar";
 
 export function DropZone() {
   const [over, setOver] = useState(false);
+  const mine = uploads.value.filter((sending) => sending.user === user.value);
   return (
     <section aria-label="Add a slide">
       <label
@@ -35,7 +37,7 @@ export function DropZone() {
           or <u>choose a file</u>. SVS, NDPI, MRXS, SCN, BIF, OME-TIFF and more.
         </span>
       </label>
-      {uploads.value.map((sending) => (
+      {mine.map((sending) => (
         <UploadRow key={sending.id} sending={sending} />
       ))}
     </section>

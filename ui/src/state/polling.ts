@@ -49,6 +49,7 @@ export function poll<T>(load: (abort: AbortSignal) => Promise<T>, everyMs: numbe
 
   const reset = (): void => {
     request?.abort();
+    request = null;
     value.value = null;
     problem.value = null;
   };

@@ -3,6 +3,7 @@
 import { signal } from "@preact/signals";
 import { isAbort, problemOf } from "../api/problem";
 import type { Problem } from "../api/types";
+import type { Api } from "../api/client";
 import { upload } from "../api/upload";
 import { api } from "../session";
 import { slides } from "./library";
@@ -11,6 +12,8 @@ export type Phase = "queued" | "sending" | "reading" | "failed";
 
 export interface Sending {
   id: number;
+  /** Who sends it, and for whom it is shown. */
+  user: string;
   filename: string;
   total: number;
   sent: number;
@@ -37,18 +40,20 @@ export function dismissUpload(id: number): void {
 }
 
 export function sendFiles(files: Iterable<File>): void {
+  // Whoever is at the page when a file's turn comes, it belongs to whoever dropped it.
+  const client = api.peek();
   for (const file of files) {
     const id = next;
     next += 1;
-    const sending: Sending = { id, filename: file.name, total: file.size, sent: 0, phase: "queued", problem: null };
+    const sending: Sending = { id, user: client.user, filename: file.name, total: file.size, sent: 0, phase: "queued", problem: null };
     uploads.value = [...uploads.value, sending];
-    chain = chain.then(() => send(id, file));
+    chain = chain.then(() => send(client, id, file));
   }
 }
 
-async function send(id: number, file: File): Promise<void> {
+async function send(client: Api, id: number, file: File): Promise<void> {
   if (!uploads.value.some((one) => one.id === id)) return;
-  const running = upload(api.peek(), file, (sent) => {
+  const running = upload(client, file, (sent) => {
     change(id, { sent, phase: sent >= file.size ? "reading" : "sending" });
   });
   aborts.set(id, running.abort);
