@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from microtome.client import ApiClient, ApiProblem, Job, JobRequest, Slide, Workflow
@@ -25,7 +26,8 @@ from microtome.errors import Unavailable
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import START, StoredEvent
 from microtome.eventlog.postgres import PostgresEventLog
-from microtome.slides.synthetic import write_synthetic_slide
+from microtome.slides.pyramid import write_pyramid
+from microtome.slides.synthetic import MPP, paint, write_synthetic_slide
 from tests.acceptance import laws
 from tests.acceptance.collector import Collector
 from tests.conftest import PROJECT_ROOT, ServerThread, open_folder
@@ -40,6 +42,14 @@ PATIENCE_S = 90.0
 LOGS = PROJECT_ROOT / "test-results" / "acceptance"
 
 Json = dict[str, Any]
+
+
+def write_on_glass(path: Path, *, tissue: int, edge: int, seed: int) -> None:
+    """Write a slide of `edge` pixels of glass with a small piece of tissue: few tiles, but large previews."""
+    picture = np.full((edge, edge, 3), 243, np.uint8)
+    picture[256 : 256 + tissue, 256 : 256 + tissue], _ = paint(tissue, seed)
+    bands = (picture[y : y + 256] for y in range(0, edge, 256))
+    write_pyramid(path, edge, edge, bands, compression="jpeg", mpp=MPP, description="tissue on glass")
 
 
 async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE_S, every: float = 0.03) -> Any:
@@ -77,11 +87,14 @@ class Live:
         self.clients.append(client)
         return client
 
-    async def slide(self, client: ApiClient, *, size: int = 512, seed: int | None = None) -> Slide:
-        """Upload a synthetic slide; without `seed` one that nobody has seen before."""
+    async def slide(self, client: ApiClient, *, size: int = 512, seed: int | None = None, glass: int = 0) -> Slide:
+        """Upload a synthetic slide, on `glass` pixels of glass; without `seed` one that nobody has seen before."""
         path = self.folder / f"{uuid.uuid4().hex}.tif"
         seed = uuid.uuid4().int % 2**31 if seed is None else seed
-        await asyncio.to_thread(write_synthetic_slide, path, size=size, seed=seed)
+        if glass:
+            await asyncio.to_thread(write_on_glass, path, tissue=size, edge=glass, seed=seed)
+        else:
+            await asyncio.to_thread(write_synthetic_slide, path, size=size, seed=seed)
         return await client.upload_slide(path)
 
     def stored(self, slide: Slide) -> Path:
@@ -191,6 +204,8 @@ def stack(collector: Collector) -> Iterator[tuple[EmbeddedStack, ServerThread]]:
             "DISPATCH_SECONDS": "3",
             "STALLED_SECONDS": "4",
             "CREDIT": "12",
+            # A job needs its time, however many cores there are.
+            "INFERENCE_THREADS": "1",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "300",
         },

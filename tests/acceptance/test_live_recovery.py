@@ -13,18 +13,19 @@ import pytest
 
 from microtome.client import ApiClient, Job, Workflow
 from microtome.embedded.supervisor import SERVICES
-from microtome.slides.synthetic import write_synthetic_slide
 from tests.acceptance.bare import Cells, bare_cells, cells_in
-from tests.acceptance.conftest import TILES, Live, cells, until
+from tests.acceptance.conftest import TILES, Live, cells, until, write_on_glass
 
 SEED = 11
-SIZE = 768
+TISSUE = 768
+# Makes merging last long enough to be killed in.
+GLASS = 3072
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Cells:
     path: Path = tmp_path_factory.mktemp("undisturbed") / "slide.tif"
-    write_synthetic_slide(path, size=SIZE, seed=SEED)
+    write_on_glass(path, tissue=TISSUE, edge=GLASS, seed=SEED)
     found = bare_cells(path, tile_size=TILES["tile_size"], halo=TILES["halo"])
     assert len(found) > 100
     return found
@@ -42,7 +43,7 @@ class Underway:
 async def underway(live: Live) -> Underway:
     """Start a job that nobody computed before, and wait for some of its tiles, but not all."""
     user = live.user()
-    slide = await live.slide(user, size=SIZE, seed=SEED)
+    slide = await live.slide(user, size=TISSUE, seed=SEED, glass=GLASS)
     for results in (live.stack.data_dir / "results").iterdir():
         shutil.rmtree(results)
     workflow = await user.create_workflow("disturbed", [cells(slide)])

@@ -87,7 +87,7 @@ async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Li
         told = [message for message in messages if message["kind"] == "progress" and message["stage"] == "infer"]
         counts = [message["tiles_processed"] for message in told]
         assert counts == sorted(counts)
-        assert len(set(counts)) > 3
+        assert len(set(counts)) > 2
         assert {message["tiles_total"] for message in told if message["tiles_processed"]} == {25}
     events = [message for message in whole if message["kind"] == "event"]
     # The last snapshot may overtake the event that it shows; what is told before it is told in order.
