@@ -66,7 +66,7 @@ async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Proce
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(tracing.setup(name).shutdown)
         registry = process_registry()
-        stack.callback(serve_metrics(settings.metrics_port, registry).close)
+        stack.callback(serve_metrics(settings.metrics_port, registry, settings.metrics_host).close)
         await migrate(settings.microtome_database_url)
         database = await stack.enter_async_context(await Database.connect(settings.microtome_database_url, name=name))
         event_log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))

@@ -24,6 +24,9 @@ class ServiceSettings(BaseSettings):
     microtome_nats_url: str
     microtome_data_dir: Path
     tile_store_dir: Path
+    # 0.0.0.0 where Prometheus asks from another machine or container.
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    # 0: any free port.
     metrics_port: int = Field(default=0, ge=0, le=65535)
     log_level: str = "INFO"
     max_attempts: int = Field(default=5, ge=1, le=100)

@@ -34,7 +34,7 @@ def serve() -> None:
         stack.callback(traces.shutdown)
         metrics = GatewayMetrics()
         if settings.metrics_port is not None:
-            stack.callback(serve_metrics(settings.metrics_port, metrics.registry).close)
+            stack.callback(serve_metrics(settings.metrics_port, metrics.registry, settings.metrics_host).close)
         config = uvicorn.Config(
             create_app(settings, metrics),
             loop="uvloop",

@@ -27,6 +27,7 @@ class GatewaySettings(BaseSettings):
     data_dir: Annotated[Path, Field(validation_alias="MICROTOME_DATA_DIR")]
     host: Annotated[str, Field(validation_alias="GATEWAY_HOST")] = "127.0.0.1"
     port: Annotated[int, Field(validation_alias="GATEWAY_PORT", ge=0, le=65535)] = 8000
+    metrics_host: Annotated[str, Field(validation_alias="METRICS_HOST", min_length=1)] = "127.0.0.1"
     metrics_port: Annotated[int | None, Field(validation_alias="METRICS_PORT", ge=0, le=65535)] = None
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(validation_alias="LOG_LEVEL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
@@ -10,15 +11,24 @@ from microtome.telemetry.metrics import TileMetrics, WorkerMetrics
 
 
 class InferenceMetrics:
-    """Tiles, seconds per stage, and messages in work."""
+    """Tiles, seconds per stage, and jobs with messages in work."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._tiles = TileMetrics(registry)
         self._worker = WorkerMetrics(registry)
+        self._messages: Counter[str] = Counter()
 
-    def active(self, change: int) -> None:
-        """A message of tiles was taken (+1) or settled (-1)."""
-        self._worker.active_jobs.inc(change)
+    def taken(self, job_id: str) -> None:
+        """A message of this job's tiles is worked on."""
+        self._messages[job_id] += 1
+        self._worker.active_jobs.set(len(self._messages))
+
+    def settled(self, job_id: str) -> None:
+        """A message of this job's tiles, taken before, is over."""
+        self._messages[job_id] -= 1
+        if not self._messages[job_id]:
+            del self._messages[job_id]
+        self._worker.active_jobs.set(len(self._messages))
 
     def dead(self, queue: str) -> None:
         """A message went to the dead letters."""

@@ -119,7 +119,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever it is, the message must be settled
             await self._settle_failed(delivery, error)
             return
-        self._metrics.active(+1)
+        self._metrics.taken(work.job_id)
         for tile in work.tiles:
             if (tile.row, tile.column) in known:
                 self._tile_done(assignment, cells=0)
@@ -216,7 +216,7 @@ class Pipeline:
         assignment.cells += cells
         assignment.error = assignment.error or error
         if assignment.remaining == 0:
-            self._metrics.active(-1)
+            self._metrics.settled(assignment.work.job_id)
             self._spawn(self._settle(assignment))
 
     async def _settle(self, assignment: Assignment) -> None:

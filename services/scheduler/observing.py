@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
@@ -15,8 +15,8 @@ from microtome.contracts.messages import JobCancelled, JobFailed, JobPlanned, Jo
 from microtome.domain.cluster import STREAM_PREFIX, Cluster
 from microtome.domain.scheduling import seat_line
 from microtome.errors import MicrotomeError
-from microtome.eventlog.log import StoredEvent
-from microtome.telemetry.metrics import AdmissionMetrics, LogMetrics, QueueMetrics
+from microtome.eventlog.log import START, StoredEvent
+from microtome.telemetry.metrics import AdmissionMetrics, LogMetrics, QueueMetrics, RelayMetrics
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +25,27 @@ _OUTCOMES = {JobSucceeded: "succeeded", JobFailed: "failed", JobCancelled: "canc
 
 
 class SchedulerMetrics:
-    """Active and waiting users, job latency, queue depths, events."""
+    """Active and waiting users, job latency, queue depths, events, the relay.
+
+    One for the life of the process: each time it leads it folds the whole log anew, and counts only what is new to it.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._admission = AdmissionMetrics(registry)
         self._queues = QueueMetrics(registry)
         self._log = LogMetrics(registry)
+        self._relay = RelayMetrics(registry)
         self._since = datetime.now(UTC)
+        self._counted = START
         self._models: set[str] = set()
 
     def observe(self, event: StoredEvent, before: Cluster) -> None:
         """Take in one event and the cluster before it. What is older than this process was counted by another."""
         if isinstance(event.message, JobPlanned):
             self._models.add(event.message.model_digest)
-        if event.at < self._since:
+        if event.at < self._since or event.cursor <= self._counted:
             return
+        self._counted = event.cursor
         self._log.appended.labels(type(event.message).__name__).inc()
         outcome = _OUTCOMES.get(type(event.message))
         retried = isinstance(event.message, JobFailed) and event.message.retry_at is not None
@@ -48,13 +54,21 @@ class SchedulerMetrics:
             seconds = (event.at - workflow.submitted_at).total_seconds()
             self._admission.job_latency.labels(outcome).observe(seconds)
 
-    async def ask(self, bus: Bus, cluster: Callable[[], Cluster]) -> None:
-        """Every few seconds, ask the queues how deep they are and the cluster who is active; until cancelled."""
+    def passed_over(self, event: StoredEvent) -> None:
+        """The relay could not publish this event and never will."""
+        self._relay.passed_over.labels(type(event.message).__name__).inc()
+
+    async def ask(self, bus: Bus, cluster: Callable[[], Cluster], lag: Callable[[], Awaitable[int]]) -> None:
+        """Every few seconds, ask how deep the queues are, who is active and how far behind the relay is.
+
+        Until cancelled. `lag()`: how many events are not relayed yet.
+        """
         while True:
             now = cluster()
             self._admission.active_users.set(len(now.seats))
             self._admission.waiting_users.set(len(seat_line(now)))
             await self._depths(bus)
+            await self._behind(lag)
             await asyncio.sleep(ASK_S)
 
     async def _depths(self, bus: Bus) -> None:
@@ -68,3 +82,9 @@ class SchedulerMetrics:
         else:
             for name, depth in depths.items():
                 self._queues.depth.labels(name).set(depth)
+
+    async def _behind(self, lag: Callable[[], Awaitable[int]]) -> None:
+        try:
+            self._relay.lag.set(await lag())
+        except MicrotomeError as error:
+            log.warning("how far the relay is behind is unknown: %s", error)

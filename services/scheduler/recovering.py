@@ -12,8 +12,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from microtome.contracts.messages import JobStarted
+from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.workflow import LoseAttempt
 from microtome.errors import Conflict, MicrotomeError, NotFound, StaleAttempt
+from microtome.eventlog.log import EventLog, StoredEvent
 from microtome.leases.lease import Expired, Leases
 from microtome.workflows import Workflows
 
@@ -71,6 +74,21 @@ class Recovery:
             )
 
     async def _dispatch_again(self, expired: Expired) -> None:
-        await self._dispatch(expired)
+        try:
+            await self._dispatch(expired)
+        except NotFound:
+            # One attempt that the log does not know must not keep all others from being looked after.
+            log.exception("an attempt cannot be dispatched again", extra={"job_id": expired.job_id})
+            return
         await self._leases.touch(expired.job_id, expired.attempt, self._dispatch_seconds)
         log.warning("nobody took an attempt; dispatched again", extra={"job_id": expired.job_id})
+
+
+async def start_of(log_: EventLog, expired: Expired) -> StoredEvent:
+    """Return the `JobStarted` of the attempt, which tells the work and its trace. Raises `NotFound`, `Unavailable`."""
+    for event in reversed(await log_.read_stream(STREAM_PREFIX + expired.workflow_id)):
+        if isinstance(event.message, JobStarted):
+            started = event.message
+            if (started.job_id, started.attempt) == (expired.job_id, expired.attempt):
+                return event
+    raise NotFound(f"The log has no start of attempt {expired.attempt} of job {expired.job_id}.")

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 
-from microtome.bus import subjects
-from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import PlanWork
 from microtome.errors import Unavailable
 from microtome.leases.lease import Expired
 from microtome.process import Process, connected, end, until
@@ -18,7 +14,7 @@ from microtome.workflows import Workflows
 from services.scheduler.deciding import Decider
 from services.scheduler.leadership import leading
 from services.scheduler.observing import SchedulerMetrics
-from services.scheduler.recovering import Recovery
+from services.scheduler.recovering import Recovery, start_of
 from services.scheduler.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
@@ -49,14 +45,10 @@ async def _lead(
 ) -> None:
     """Decide, relay and recover until one of them fails; each starts from the log, so starting over costs a fold."""
     decider = Decider(process.log, settings.limits, metrics.observe)
-    relay = Relay(process.log, process.bus, PostgresCheckpoint(process.database, "relay"))
+    relay = Relay(process.log, process.bus, PostgresCheckpoint(process.database, "relay"), metrics.passed_over)
 
     async def dispatch(expired: Expired) -> None:
-        work = PlanWork(
-            job_id=expired.job_id, workflow_id=expired.workflow_id, user_id=expired.user_id, attempt=expired.attempt
-        )
-        # A fresh id: the first dispatch may have been lost together with the stream that remembers ids.
-        await process.bus.publish(subjects.WORK_PLAN, to_bytes(work), message_id=str(uuid.uuid4()))
+        await relay.dispatch_again(await start_of(process.log, expired))
 
     workflows = Workflows(process.log, settings.limits)
     recovery = Recovery(process.leases, workflows, dispatch, settings.dispatch_seconds)
@@ -64,7 +56,7 @@ async def _lead(
         asyncio.create_task(decider.run(), name="decide"),
         asyncio.create_task(relay.run(), name="relay"),
         asyncio.create_task(recovery.run(), name="recover"),
-        asyncio.create_task(metrics.ask(process.bus, lambda: decider.cluster), name="ask"),
+        asyncio.create_task(metrics.ask(process.bus, lambda: decider.cluster, relay.lag), name="ask"),
     ]
     try:
         done, _ = await asyncio.wait({guard, *parts}, return_when=asyncio.FIRST_COMPLETED)

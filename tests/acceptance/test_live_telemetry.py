@@ -65,6 +65,7 @@ async def test_metrics_are_named_as_promised_and_hold_no_ids(live: Live) -> None
         await until(queues, "the depth of all queues", 15.0)
     scheduler, inference = samples(pages["scheduler"]), samples(pages["inference"])
     assert scheduler["active_users"] >= 0
+    assert scheduler["relay_lag_events"] >= 0
     assert scheduler['job_latency_seconds_count{outcome="succeeded"}'] >= 1
     assert inference["tiles_processed_total"] >= result["tiles_processed"] > 0
     assert inference["tiles_per_second"] >= 0

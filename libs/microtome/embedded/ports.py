@@ -53,7 +53,7 @@ class Ports:
 
         Raises ConfigurationError for a value that is not a port.
         """
-        base = _port(environment, "METRICS_BASE_PORT", 9100)
+        base = _port(environment, "METRICS_BASE_PORT", 19100)
         return cls(
             gateway=_port(environment, "GATEWAY_PORT", 8080),
             nats=_port(environment, "NATS_PORT", 14222),

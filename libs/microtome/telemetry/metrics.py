@@ -10,8 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import HTTPServer
 
@@ -32,6 +30,7 @@ JOB_BUCKETS_S = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600)
 STAGE_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 REQUEST_BUCKETS_S = (0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 60)
 RATE_WINDOW_S = 10.0
+LOOPBACK = "127.0.0.1"
 
 
 def process_registry() -> CollectorRegistry:
@@ -66,14 +65,20 @@ class AdmissionMetrics:
 
 
 class RelayMetrics:
-    """`relay_lag_events`: appended, not relayed yet. Owned by the scheduler."""
+    """`relay_lag_events` and `relay_passed_over_total{type}`. Owned by the scheduler, which runs the relay."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.lag = Gauge("relay_lag_events", "Events in the log that are not relayed yet.", registry=registry)
+        self.passed_over = Counter(
+            "relay_passed_over",
+            "Events that the bus refused for good; the log says which.",
+            ["type"],
+            registry=registry,
+        )
 
 
 class LogMetrics:
-    """`events_appended_total{type}`. Owned by every service that appends."""
+    """`events_appended_total{type}`, whoever appended them. Owned by the scheduler, which folds them all."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.appended = Counter("events_appended", "Events appended to the log.", ["type"], registry=registry)
@@ -88,7 +93,7 @@ class WorkerMetrics:
 
 
 class TileMetrics:
-    """`tiles_processed_total`, `tiles_per_second`, `tile_stage_seconds{stage}`. Owned by tiler and inference."""
+    """`tiles_processed_total`, `tiles_per_second`, `tile_stage_seconds{stage}`. Owned by inference."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.processed = Counter("tiles_processed", "Tiles that are done.", registry=registry)
@@ -102,12 +107,6 @@ class TileMetrics:
         """Count tiles that are done."""
         self.processed.inc(tiles)
         self._rate.add(tiles)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Measure one stage of one tile (`read`, `decode`, `network`, `postprocess`, `write` …)."""
-        with self.stage.labels(stage).time():
-            yield
 
 
 class HttpMetrics:
@@ -173,16 +172,17 @@ class MetricsServer:
         self._thread.join()
 
 
-def serve_metrics(port: int, registry: CollectorRegistry, host: str = "0.0.0.0") -> MetricsServer:  # noqa: S104
-    """Serve `registry` under `/metrics` on `port` (0: any free one) in a thread.
+def serve_metrics(port: int, registry: CollectorRegistry, host: str = LOOPBACK) -> MetricsServer:
+    """Serve `registry` under `/metrics` on `host` and `port` (0: any free one) in a thread.
 
-    All interfaces by default, because Prometheus asks from another container.
-    Raises: ConfigurationError if the port is taken or not allowed.
+    Only this machine may ask, unless `host` says otherwise: the page has no password.
+    Raises: ConfigurationError if the address is no one's here, or the port is taken or not allowed.
     """
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(
-            f"METRICS_PORT {port} cannot be used ({error}); choose another one or stop what uses it."
+            f"METRICS_HOST {host} and METRICS_PORT {port} cannot be used ({error}); "
+            "choose another port or stop what uses it."
         ) from error
     return MetricsServer(server.server_port, server, thread)

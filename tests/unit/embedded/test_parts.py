@@ -56,6 +56,8 @@ def test_ports_come_from_the_environment() -> None:
     ports = Ports.from_environment({"GATEWAY_PORT": "9999", "METRICS_BASE_PORT": "7000"}, ("gateway", "tiler"))
     assert (ports.gateway, ports.nats, ports.postgres) == (9999, 14222, 15432)
     assert ports.metrics == {"gateway": 7000, "tiler": 7001}
+    # Not 9100, where a machine's own node_exporter listens.
+    assert Ports.from_environment({}, ("gateway", "tiler")).metrics == {"gateway": 19100, "tiler": 19101}
     with pytest.raises(ConfigurationError, match="NATS_PORT"):
         Ports.from_environment({"NATS_PORT": "http"}, ())
     with pytest.raises(ConfigurationError, match="GATEWAY_PORT"):

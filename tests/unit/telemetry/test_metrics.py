@@ -28,17 +28,18 @@ def test_names_and_values_as_scraped() -> None:
     admission.active_users.set(3)
     admission.waiting_users.set(1)
     admission.job_latency.labels("succeeded").observe(7.5)
-    metrics.RelayMetrics(registry).lag.set(2)
+    relay = metrics.RelayMetrics(registry)
+    relay.lag.set(2)
+    relay.passed_over.labels("JobStarted").inc()
     metrics.LogMetrics(registry).appended.labels("JobStarted").inc()
     worker = metrics.WorkerMetrics(registry)
     worker.active_jobs.inc()
     worker.dead_letters.labels("infer").inc()
     tiles = metrics.TileMetrics(registry)
     tiles.done(30)
-    with tiles.timed("network"):
-        pass
+    tiles.stage.labels("network").observe(0.02)
     metrics.HttpMetrics(registry).observe("/api/v1/jobs/{id}", "GET", 404, 0.004)
-    server = metrics.serve_metrics(0, registry, host="127.0.0.1")
+    server = metrics.serve_metrics(0, registry)
     try:
         seen = scrape(server.port)
     finally:
@@ -51,6 +52,7 @@ def test_names_and_values_as_scraped() -> None:
         ("job_latency_seconds_bucket", (("le", "10.0"), ("outcome", "succeeded"))): 1,
         ("job_latency_seconds_bucket", (("le", "5.0"), ("outcome", "succeeded"))): 0,
         ("relay_lag_events", ()): 2,
+        ("relay_passed_over_total", (("type", "JobStarted"),)): 1,
         ("events_appended_total", (("type", "JobStarted"),)): 1,
         ("worker_active_jobs", ()): 1,
         ("dead_letters_total", (("queue", "infer"),)): 1,
@@ -92,8 +94,19 @@ def test_the_rate_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_taken_port_is_named_and_a_closed_one_is_free() -> None:
     registry = metrics.process_registry()
-    first = metrics.serve_metrics(0, registry, host="127.0.0.1")
-    with pytest.raises(ConfigurationError, match=f"METRICS_PORT {first.port}"):
-        metrics.serve_metrics(first.port, registry, host="127.0.0.1")
+    first = metrics.serve_metrics(0, registry)
+    with pytest.raises(ConfigurationError, match=f"METRICS_HOST 127.0.0.1 and METRICS_PORT {first.port}"):
+        metrics.serve_metrics(first.port, registry)
     first.close()
-    metrics.serve_metrics(first.port, registry, host="127.0.0.1").close()
+    metrics.serve_metrics(first.port, registry).close()
+
+
+def test_only_this_machine_may_ask_unless_told_otherwise() -> None:
+    server = metrics.serve_metrics(0, metrics.process_registry())
+    everywhere = metrics.serve_metrics(0, metrics.process_registry(), "0.0.0.0")
+    try:
+        assert server._server.server_address[0] == "127.0.0.1"
+        assert everywhere._server.server_address[0] == "0.0.0.0"
+    finally:
+        server.close()
+        everywhere.close()
