@@ -7,33 +7,41 @@ that names the variable. Refuses: defaults for where the data lies; guessing tho
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from microtome.errors import ConfigurationError
 
+# What a slide may be cut into, wherever it is chosen: by the environment or by a job. Model pixels.
+TileSize = Annotated[int, Field(ge=256, le=8192, multiple_of=16)]
+TileOverlap = Annotated[int, Field(ge=0, le=512, multiple_of=16)]
+BatchSize = Annotated[int, Field(ge=1, le=64)]
+# How much may run at once; the scheduler decides by these and the gateway explains by them.
+MaxWorkers = Annotated[int, Field(ge=1, le=10_000)]
+MaxActiveUsers = Annotated[int, Field(ge=1, le=10_000)]
 
-class ServiceSettings(BaseSettings):
-    """Where the parts of the system are. Each field is an environment variable of the same name, in capitals."""
+
+class CommonSettings(BaseSettings):
+    """What all processes are told. Each field is an environment variable of the same name, in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
-    microtome_database_url: str
-    microtome_nats_url: str
+    microtome_database_url: str = Field(min_length=1)
+    microtome_nats_url: str = Field(min_length=1)
     microtome_data_dir: Path
-    tile_store_dir: Path
     # 0.0.0.0 where Prometheus asks from another machine or container.
     metrics_host: str = Field(default="127.0.0.1", min_length=1)
     # 0: any free port.
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     max_attempts: int = Field(default=5, ge=1, le=100)
-    # Renewed every second.
-    lease_seconds: float = Field(default=10, ge=2, le=600)
-    # How long a started job may lie in the queue before it is dispatched again: the queue may have been wiped.
-    dispatch_seconds: float = Field(default=30, ge=1, le=3600)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -45,10 +53,24 @@ class ServiceSettings(BaseSettings):
             raise ConfigurationError(f"The settings cannot work. {faults}.") from None
 
 
-class EngineSettings(ServiceSettings):
+class EngineDefaults(CommonSettings):
     """How slides are cut and segmented when a job does not say."""
 
-    instanseg_model: str = "embedded"
-    tile_size: int = Field(default=1024, ge=256, le=8192, multiple_of=16)
-    tile_overlap: int = Field(default=96, ge=0, le=512, multiple_of=16)
-    batch_size: int = Field(default=2, ge=1, le=64)
+    instanseg_model: str = Field(default="embedded", min_length=1)
+    tile_size: TileSize = 1024
+    tile_overlap: TileOverlap = 96
+    batch_size: BatchSize = 2
+
+
+class ServiceSettings(CommonSettings):
+    """What a worker is told besides: where tiles wait, how long a lease lasts."""
+
+    tile_store_dir: Path
+    # Renewed every second.
+    lease_seconds: float = Field(default=10, ge=2, le=600)
+    # How long a started job may lie in the queue before it is dispatched again: the queue may have been wiped.
+    dispatch_seconds: float = Field(default=30, ge=1, le=3600)
+
+
+class EngineSettings(ServiceSettings, EngineDefaults):
+    """A worker that cuts or segments slides."""

@@ -66,8 +66,13 @@ class Workflows:
         raise ConcurrencyConflict
 
 
-def new_event(message: Message, user_id: str, *, traceparent: str | None = None) -> NewEvent:
-    """Return an event about to be appended; it remembers the trace in which it came to be."""
+def new_event(
+    message: Message, user_id: str, *, traceparent: str | None = None, event_id: uuid.UUID | None = None
+) -> NewEvent:
+    """Return an event about to be appended; it remembers the trace in which it came to be.
+
+    `event_id`: given where the same fact must have the same id when it is appended again.
+    """
     traceparent = traceparent or current_traceparent()
     meta = {"traceparent": traceparent} if traceparent else {}
-    return NewEvent(event_id=uuid.uuid4(), message=message, tenant=user_id, meta=meta)
+    return NewEvent(event_id=event_id or uuid.uuid4(), message=message, tenant=user_id, meta=meta)

@@ -11,6 +11,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from microtome.settings import BatchSize, TileOverlap, TileSize
+
 MIN_CORE = 64
 MAX_JOBS = 1000
 
@@ -29,13 +31,9 @@ class ParametersIn(_Strict):
 
     mpp: Mpp | None = Field(default=None, description="µm per level-0 pixel, if you know it.")
     assume_mpp: Mpp | None = Field(default=None, description="µm per level-0 pixel, as an assumption that you choose.")
-    tile_size: int | None = Field(
-        default=None, ge=128, le=8192, multiple_of=16, description="Edge with halo, model pixels."
-    )
-    halo: int | None = Field(
-        default=None, ge=0, le=1024, multiple_of=16, description="Context on each side, model pixels."
-    )
-    batch_size: int | None = Field(default=None, ge=1, le=64)
+    tile_size: TileSize | None = Field(default=None, description="Edge with halo, model pixels.")
+    halo: TileOverlap | None = Field(default=None, description="Context on each side, model pixels.")
+    batch_size: BatchSize | None = Field(default=None, description="Tiles that the model takes at once.")
     model: ModelName | None = None
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ async def status(gateway: Context) -> views.Status:
             max_upload_bytes=settings.max_upload_bytes,
             max_body_bytes=settings.max_body_bytes,
             tile_size=settings.tile_size,
-            halo=settings.halo,
+            halo=settings.tile_overlap,
             batch_size=settings.batch_size,
         ),
         services=await _services(gateway),
@@ -49,7 +49,7 @@ async def status(gateway: Context) -> views.Status:
         waiting_users=list(gateway.places.line()),
         running_jobs=len(cluster.running),
         engine=gateway.places.engine,
-        model=gateway.places.model or settings.model,
+        model=gateway.places.model or settings.instanseg_model,
     )
 
 

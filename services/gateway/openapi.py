@@ -15,7 +15,9 @@ from services.gateway.wiring import create_app
 
 def document() -> str:
     """The OpenAPI document as indented JSON with sorted keys, ending in a newline."""
-    nowhere = GatewaySettings(database_url="postgresql://", nats_url="nats://", data_dir=Path("/nonexistent"))
+    nowhere = GatewaySettings(
+        microtome_database_url="postgresql://", microtome_nats_url="nats://", microtome_data_dir=Path("/nonexistent")
+    )
     return json.dumps(create_app(nowhere).openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

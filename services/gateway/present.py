@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import quote
 
 from microtome.contracts import messages
@@ -16,6 +15,7 @@ from microtome.contracts.messages import JobType, MppSource, Stain
 from microtome.domain import workflow as workflows
 from microtome.domain.scheduling import Waiting
 from microtome.domain.state import Job, JobStatus, Workflow
+from microtome.leases.lease import Standing
 from microtome.readmodels.queries import SlideRecord, WorkflowRecord
 from services.gateway import views
 
@@ -30,18 +30,6 @@ _TYPES: Mapping[JobType, views.JobTypeName] = {
     JobType.SEGMENT_CELLS: "SEGMENT_CELLS",
     JobType.INSTANSEG_WSI: "INSTANSEG_WSI",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an attempt is, as its worker last said."""
-
-    attempt: int
-    stage: Literal["queued", "plan", "infer", "merge"]
-    tiles_total: int | None
-    tiles_processed: int
-    tiles_skipped: int
-    cells: int
 
 
 def slide(record: SlideRecord) -> views.Slide:
@@ -69,11 +57,11 @@ def slide(record: SlideRecord) -> views.Slide:
 
 
 def workflow(
-    record: WorkflowRecord, waiting: Mapping[str, Waiting], progress: Mapping[str, Progress]
+    record: WorkflowRecord, waiting: Mapping[str, Waiting], standings: Mapping[str, Standing]
 ) -> views.Workflow:
-    """A workflow with its jobs. `waiting` and `progress` are by job id; what they lack is shown as unknown."""
+    """A workflow with its jobs. `waiting` and `standings` are by job id; what they lack is shown as unknown."""
     state = record.state
-    jobs = [job(state, each, waiting.get(job_id), progress.get(job_id)) for job_id, each in state.jobs.items()]
+    jobs = [job(state, each, waiting.get(job_id), standings.get(job_id)) for job_id, each in state.jobs.items()]
     # Of a cancelled job nothing is left to do, however far it came.
     done = sum(1.0 if each.status == "CANCELLED" else each.progress for each in jobs) / max(1, len(jobs))
     return views.Workflow(
@@ -88,11 +76,11 @@ def workflow(
     )
 
 
-def job(state: Workflow, job: Job, waiting: Waiting | None, progress: Progress | None) -> views.Job:
+def job(state: Workflow, job: Job, waiting: Waiting | None, standing: Standing | None) -> views.Job:
     """One job of a workflow."""
-    if progress is not None and (job.status is not JobStatus.RUNNING or progress.attempt != job.attempt):
-        progress = None
-    counts = _counts(job, progress)
+    if standing is not None and (job.status is not JobStatus.RUNNING or standing.attempt != job.attempt):
+        standing = None
+    counts = _counts(job, standing)
     return views.Job(
         id=job.job_id,
         workflow_id=state.workflow_id,
@@ -104,7 +92,7 @@ def job(state: Workflow, job: Job, waiting: Waiting | None, progress: Progress |
         parameters=_parameters(job.spec.parameters),
         status=job.status.value,
         attempt=job.attempt,
-        stage=_stage(job, progress),
+        stage=_stage(job, standing),
         tiles_total=counts.tiles_total,
         tiles_processed=counts.tiles_processed,
         tiles_skipped=counts.tiles_skipped,
@@ -127,25 +115,26 @@ class _Counts:
     cells: int | None = None
 
 
-def _counts(job: Job, progress: Progress | None) -> _Counts:
+def _counts(job: Job, standing: Standing | None) -> _Counts:
     if job.result is not None:
         result = job.result
         return _Counts(result.tiles_total, result.tiles_processed, result.tiles_skipped, result.cells)
     planned = job.planned
     total = planned.tiles_total if planned is not None else None
     skipped = planned.tiles_skipped if planned is not None else 0
-    if progress is None:
+    if standing is None:
         return _Counts(total, 0, skipped)
+    progress = standing.progress
     cells = progress.cells if job.spec.type is not JobType.TISSUE_MASK else None
     # What was planned is a fact; a worker's report may be from before it.
     return _Counts(total if total is not None else progress.tiles_total, progress.tiles_processed, skipped, cells)
 
 
-def _stage(job: Job, progress: Progress | None) -> views.StageName | None:
+def _stage(job: Job, standing: Standing | None) -> views.StageName | None:
     if job.status is not JobStatus.RUNNING:
         return None
-    if progress is not None:
-        return progress.stage
+    if standing is not None:
+        return standing.stage
     return "queued" if job.planned is None else "infer"
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from microtome.contracts.messages import MppSource, SlideLevel, SlideRegistered, Stain
 from microtome.errors import InvalidRequest, Unavailable
-from microtome.eventlog.log import Append, EventLog, NewEvent
+from microtome.eventlog.log import Append, EventLog
 from microtome.slides.facts import SlideFacts
 from microtome.slides.sandbox import inspect_sandboxed
-from services.gateway.trace import trace_meta
+from microtome.workflows import new_event
 from services.gateway.uploads import Draft, Received
 
 _INSPECTIONS = 2
@@ -71,12 +71,7 @@ class Registrar:
         async with self._inspecting:
             facts = await inspect_sandboxed(received.path, sha256=received.sha256)
         registered = _registered(facts, received, wish, slide_id=slide_id, user_id=user_id)
-        event = NewEvent(
-            event_id=uuid.uuid5(_NAMESPACE, f"slide-{slide_id}"),
-            message=registered,
-            tenant=user_id,
-            meta=trace_meta(),
-        )
+        event = new_event(registered, user_id, event_id=uuid.uuid5(_NAMESPACE, f"slide-{slide_id}"))
         # From the rename to the append nothing may interrupt: a slide is both or neither.
         await asyncio.shield(self._commit(draft, Append(f"slide-{slide_id}", 0, (event,))))
 

@@ -19,7 +19,7 @@ def serve() -> None:
     """Run the gateway of this environment. Raises `ConfigurationError`, `Unavailable`."""
     settings = GatewaySettings.from_environment()
     with ExitStack() as stack:
-        listener = stack.enter_context(_bound(settings.host, settings.port))
+        listener = stack.enter_context(_bound(settings.gateway_host, settings.gateway_port))
         # Imported here: what cannot start should say so at once, and these take a while.
         import uvicorn
 
@@ -33,8 +33,7 @@ def serve() -> None:
         traces = tracing.setup("gateway")
         stack.callback(traces.shutdown)
         metrics = GatewayMetrics()
-        if settings.metrics_port is not None:
-            stack.callback(serve_metrics(settings.metrics_port, metrics.registry, settings.metrics_host).close)
+        stack.callback(serve_metrics(settings.metrics_port, metrics.registry, settings.metrics_host).close)
         config = uvicorn.Config(
             create_app(settings, metrics),
             loop="uvloop",

@@ -8,24 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from microtome.eventlog.database import Database
+from microtome.leases.lease import Leases
 from microtome.readmodels.queries import Queries, WorkflowRecord
 from services.gateway import present, views
 from services.gateway.places import Places
-from services.gateway.present import Progress
 
-_PROGRESS = """
-select job_id, attempt, stage, tiles_total, tiles_processed, tiles_skipped, cells
-from leases where job_id = any($1::text[])
-"""
 _VERSIONS = "select workflow_id, version from workflows where workflow_id = any($1::text[])"
 
 
 class Showing:
     """Answers with views."""
 
-    def __init__(self, database: Database, queries: Queries, places: Places) -> None:
+    def __init__(self, database: Database, queries: Queries, leases: Leases, places: Places) -> None:
         self._database = database
         self._queries = queries
+        self._leases = leases
         self._places = places
 
     async def workflow(self, user_id: str, workflow_id: str) -> views.Workflow:
@@ -51,14 +48,7 @@ class Showing:
     async def _views(self, records: Iterable[WorkflowRecord]) -> list[views.Workflow]:
         records = list(records)
         running = [job_id for record in records for job_id, job in record.state.jobs.items() if job.slot is not None]
-        progress = await self._progress(running)
+        standings = await self._leases.progress(running) if running else {}
         return [
-            present.workflow(record, self._places.waiting_in(record.state.workflow_id), progress) for record in records
+            present.workflow(record, self._places.waiting_in(record.state.workflow_id), standings) for record in records
         ]
-
-    async def _progress(self, job_ids: list[str]) -> dict[str, Progress]:
-        if not job_ids:
-            return {}
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(_PROGRESS, job_ids)
-        return {row["job_id"]: Progress(*(row[name] for name in Progress.__slots__)) for row in rows}

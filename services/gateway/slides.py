@@ -123,7 +123,7 @@ async def _facts(gateway: Gateway, user: str, slide_id: str) -> SlideRegistered:
 
 
 def _path(gateway: Gateway, facts: SlideRegistered) -> Path:
-    return gateway.settings.data_dir / facts.path
+    return gateway.settings.microtome_data_dir / facts.path
 
 
 def _check_address(pyramid: DeepZoom, level: int, column: int, row: int) -> None:

@@ -23,10 +23,10 @@ from microtome.errors import (
     UnknownMpp,
     UnsuitableSlide,
 )
-from microtome.eventlog.log import Append, EventLog, NewEvent
+from microtome.eventlog.log import Append, EventLog
 from microtome.readmodels.queries import Queries
+from microtome.workflows import new_event, stream_of
 from services.gateway.documents import MIN_CORE, JobIn, ParametersIn, WorkflowIn
-from services.gateway.trace import trace_meta
 
 _NAMESPACE = uuid.UUID("0d0c2f0b-7b0e-4f5a-9a53-1f1c8a6f5b52")
 # Half of what the bus takes in one message.
@@ -40,8 +40,9 @@ class Defaults:
 
     tile_size: int
     halo: int
-    # The one model that inference serves.
+    # The one model that inference serves, and how much context it needs.
     model: str
+    halo_min: int
 
 
 class Submissions:
@@ -72,8 +73,8 @@ class Submissions:
             )
         for job, spec in zip(wanted.jobs, specs, strict=True):
             _check_suitable(job, spec, slides[job.slide_id])
-        new = NewEvent(event_id=uuid.uuid5(_NAMESPACE, workflow_id), message=event, tenant=user_id, meta=trace_meta())
-        (stored,) = await self._log.append(Append(f"workflow-{workflow_id}", 0, (new,)))
+        new = new_event(event, user_id, event_id=uuid.uuid5(_NAMESPACE, workflow_id))
+        (stored,) = await self._log.append(Append(stream_of(workflow_id), 0, (new,)))
         if stored.message != event:
             raise Conflict("This Idempotency-Key was used for a different workflow.")
         return workflow_id
@@ -92,7 +93,7 @@ class Submissions:
         if job.type not in _TYPES:
             known = ", ".join(_TYPES)
             raise InvalidWorkflow(f"Job {job.key!r}: there is no job type {job.type!r}; the types are {known}.")
-        self._check_parameters(job.key, job.parameters)
+        self._check_parameters(job)
         return JobSpec(
             job_id=ids[job.key],
             key=job.key,
@@ -104,12 +105,19 @@ class Submissions:
             parameters=_parameters(job.parameters),
         )
 
-    def _check_parameters(self, key: str, chosen: ParametersIn) -> None:
+    def _check_parameters(self, job: JobIn) -> None:
+        key, chosen = job.key, job.parameters
         tile_size = chosen.tile_size if chosen.tile_size is not None else self._defaults.tile_size
         halo = chosen.halo if chosen.halo is not None else self._defaults.halo
         if chosen.model not in (None, self._defaults.model):
             raise UnknownModel(
                 f"Job {key!r}: this server runs the model {self._defaults.model!r}; choose it, or leave model out."
+            )
+        # The tissue mask is found without tiles; what is said about them does it no harm.
+        if halo < self._defaults.halo_min and _TYPES[job.type] is not JobType.TISSUE_MASK:
+            raise InvalidRequest(
+                f"Job {key!r}: with a halo of {halo}, cells at the seams of tiles would come out differently, because "
+                f"the model sees further. Choose a halo of at least {self._defaults.halo_min}, or leave it out."
             )
         core = tile_size - 2 * halo
         if core < MIN_CORE:

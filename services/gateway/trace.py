@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from microtome.telemetry.metrics import HttpMetrics, process_registry
-from microtome.telemetry.tracing import current_traceparent, span_from
+from microtome.telemetry.tracing import span_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SERVER_ERROR = 500
@@ -32,12 +32,6 @@ class GatewayMetrics:
         self.http = HttpMetrics(self.registry)
         self.uploaded_bytes = Counter("uploaded_bytes", "Bytes of slides received whole.", registry=self.registry)
         self.live_clients = Gauge("live_clients", "Open websockets.", registry=self.registry)
-
-
-def trace_meta() -> dict[str, str]:
-    """The current trace context, for the meta of an event; empty outside of a trace."""
-    traceparent = current_traceparent()
-    return {"traceparent": traceparent} if traceparent else {}
 
 
 class Observe:

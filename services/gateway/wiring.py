@@ -16,11 +16,14 @@ from fastapi import FastAPI
 from microtome.artifacts.store import ArtifactStore
 from microtome.bus.jetstream import JetStreamBus
 from microtome.domain.limits import Limits
+from microtome.errors import ConfigurationError
 from microtome.eventlog.database import Database
 from microtome.eventlog.migrate import migrate
 from microtome.eventlog.postgres import PostgresEventLog
+from microtome.leases.postgres import PostgresLeases
 from microtome.readmodels.projection import ReadModels
 from microtome.readmodels.queries import Queries
+from microtome.segmentation.model import load_model
 from microtome.workflows import Workflows
 from services.gateway import health, jobs, live, page, problems, slides, views, workflows
 from services.gateway.body_limit import BodyLimit
@@ -47,13 +50,16 @@ _PROBLEM = {"model": views.Problem, "content": {problems.MEDIA_TYPE: {}}}
 async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> AsyncIterator[Gateway]:
     """Reach Postgres and NATS and start the background work; all of it ends with the context.
 
-    Raises `Unavailable` or `ConfigurationError` when a server cannot be used.
+    Raises `Unavailable` or `ConfigurationError` when a server cannot be used, and what `load_model` raises.
     """
     async with AsyncExitStack() as stack:
-        await migrate(settings.database_url)
-        database = await stack.enter_async_context(await Database.connect(settings.database_url, name="gateway"))
+        defaults = await asyncio.to_thread(_defaults, settings)
+        await migrate(settings.microtome_database_url)
+        database = await stack.enter_async_context(
+            await Database.connect(settings.microtome_database_url, name="gateway")
+        )
         log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))
-        bus = await JetStreamBus.connect(settings.nats_url, name="gateway")
+        bus = await JetStreamBus.connect(settings.microtome_nats_url, name="gateway")
         stack.push_async_callback(bus.close)
         limits = Limits(
             max_workers=settings.max_workers,
@@ -61,13 +67,13 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             max_attempts=settings.max_attempts,
         )
         queries = Queries(database)
-        uploads = UploadStore(settings.data_dir, settings.max_upload_bytes)
+        uploads = UploadStore(settings.microtome_data_dir, settings.max_upload_bytes)
         await asyncio.to_thread(uploads.open)
-        pixels = Pixels(settings.pixel_workers)
+        pixels = Pixels(settings.gateway_pixel_workers)
         stack.push_async_callback(pixels.close)
         # The hub shows what the places say, and the places tell the hub when they change.
         places = Places(log, limits, lambda: hub.places_changed())  # noqa: PLW0108 - the hub comes later
-        showing = Showing(database, queries, places)
+        showing = Showing(database, queries, PostgresLeases(database), places)
         hub = Hub(bus, showing.versions)
         places.start()
         stack.push_async_callback(places.stop)
@@ -82,15 +88,24 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             queries=queries,
             workflows=Workflows(log, limits),
             showing=showing,
-            submissions=Submissions(log, queries, Defaults(settings.tile_size, settings.halo, settings.model)),
+            submissions=Submissions(log, queries, defaults),
             registrar=Registrar(log),
             uploads=uploads,
-            artifacts=ArtifactStore(settings.data_dir / "artifacts"),
+            artifacts=ArtifactStore(settings.microtome_data_dir / "artifacts"),
             pixels=pixels,
             hub=hub,
             places=places,
             metrics=metrics,
         )
+
+
+def _defaults(settings: GatewaySettings) -> Defaults:
+    model = load_model(settings.instanseg_model)
+    if settings.tile_overlap < model.halo_min:
+        raise ConfigurationError(
+            f"TILE_OVERLAP is {settings.tile_overlap}, but the model {model.name!r} needs at least {model.halo_min}."
+        )
+    return Defaults(settings.tile_size, settings.tile_overlap, settings.instanseg_model, model.halo_min)
 
 
 def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None) -> FastAPI:
@@ -117,7 +132,7 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
     problems.install(app)
     for part in (health, slides, workflows, jobs, live):
         app.include_router(part.router, prefix=API)
-    app.include_router(page.router(settings.ui_dir))
+    app.include_router(page.router(settings.microtome_ui_dir))
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=_STREAMED)
     app.add_middleware(Observe, metrics=measured.http)
     return app

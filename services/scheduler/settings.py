@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from microtome.domain.limits import Limits
-from microtome.settings import ServiceSettings
+from microtome.settings import MaxActiveUsers, MaxWorkers, ServiceSettings
 
 
 class SchedulerSettings(ServiceSettings):
     """Adds the limits of the scheduling law."""
 
-    max_workers: int = Field(default=4, ge=1, le=10_000)
-    max_active_users: int = Field(default=3, ge=1, le=10_000)
+    max_workers: MaxWorkers = 4
+    max_active_users: MaxActiveUsers = 3
 
     @property
     def limits(self) -> Limits:

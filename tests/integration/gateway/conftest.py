@@ -63,7 +63,7 @@ class Running:
         return pytest.fail(f"{path} stays {response.text}")
 
     async def stored_events(self) -> int:
-        connection = await asyncpg.connect(self.gateway.settings.database_url)
+        connection = await asyncpg.connect(self.gateway.settings.microtome_database_url)
         try:
             return int(await connection.fetchval("select count(*) from events"))
         finally:
@@ -130,10 +130,10 @@ def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
     async def start(**settings: Any) -> AsyncIterator[Running]:
         chosen = GatewaySettings(
             **{
-                "database_url": database_url,
-                "nats_url": nats_url,
-                "data_dir": tmp_path / "data",
-                "ui_dir": tmp_path / "ui",
+                "microtome_database_url": database_url,
+                "microtome_nats_url": nats_url,
+                "microtome_data_dir": tmp_path / "data",
+                "microtome_ui_dir": tmp_path / "ui",
                 **settings,
             }
         )
@@ -151,7 +151,7 @@ def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
                 await asyncio.sleep(0.02)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-                yield Running(url, app.state.gateway, chosen.data_dir, client)
+                yield Running(url, app.state.gateway, chosen.microtome_data_dir, client)
         finally:
             server.should_exit = True
             await task

@@ -20,7 +20,9 @@ async def test_the_page_and_its_assets(start_gateway: Start, tmp_path: Path) -> 
         page = await gateway.http.get("/")
         assert "the page" in page.text
         assert page.headers["cache-control"] == "no-cache"
-        assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert page.headers["content-security-policy"].startswith(
+            "default-src 'none'; script-src 'self'; style-src 'self';"
+        )
         assert page.headers["x-content-type-options"] == "nosniff"
         assert "the page" in (await gateway.http.get("/slides/17")).text
         asset = await gateway.http.get("/assets/index-DiwrgTda.js")
@@ -82,7 +84,7 @@ def test_the_openapi_snapshot_is_current() -> None:
 
 
 def test_the_openapi_document_names_its_schemas(tmp_path: Path) -> None:
-    app = create_app(GatewaySettings(database_url="p", nats_url="n", data_dir=tmp_path))
+    app = create_app(GatewaySettings(microtome_database_url="p", microtome_nats_url="n", microtome_data_dir=tmp_path))
     schemas = set(app.openapi()["components"]["schemas"])
     assert schemas >= {"Slide", "Workflow", "Job", "JobResult", "Artifact", "Problem", "WaitingFor", "Status", "Cells"}
     assert "HTTPValidationError" not in schemas

@@ -26,7 +26,7 @@ async def test_a_workflow_is_accepted_and_waits(gateway: Running) -> None:
     slide = await registered(gateway, mpp=0.5)
     jobs = (
         job(slide, "mask", type="TISSUE_MASK"),
-        job(slide, depends_on=["mask"], branch="b", parameters={"halo": 80}),
+        job(slide, depends_on=["mask"], branch="b", parameters={"halo": 112}),
     )
     trace = f"00-{uuid.uuid4().hex}-00f067aa0ba902b7-01"
     response = await gateway.submit(*jobs, headers={"traceparent": trace})
@@ -37,7 +37,7 @@ async def test_a_workflow_is_accepted_and_waits(gateway: Running) -> None:
     mask, cells = workflow["jobs"]
     assert cells["depends_on"] == [mask["id"]]
     assert (mask["branch"], cells["branch"]) == ("main", "b")
-    assert cells["parameters"]["halo"] == 80
+    assert cells["parameters"]["halo"] == 112
     assert (mask["status"], mask["stage"], mask["attempt"], mask["result"]) == ("PENDING", None, 0, None)
 
     shown = (
@@ -100,6 +100,8 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
     assert "fluorescence" in await refused(422, "unsuitable-slide", job(dark))
     assert "core" in await refused(422, "invalid-request", job(slide, parameters={"tile_size": 256, "halo": 112}))
     assert "core" in await refused(422, "invalid-request", job(slide, parameters={"halo": 496}))
+    detail = await refused(422, "invalid-request", job(slide, parameters={"halo": 80}))
+    assert "halo of at least 96" in detail
     assert "'embedded'" in await refused(422, "unknown-model", job(slide, parameters={"model": "another"}))
     keys = [f"{number:03}{'k' * 61}" for number in range(990)]
     wide = [job(slide, key, branch=key) for key in keys]
@@ -134,7 +136,7 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
     # The same slides are good for what they are good for.
     accepted = await gateway.submit(
         job(no_mpp, "assumed", parameters={"assume_mpp": 0.5}),
-        job(no_mpp, "mask", type="TISSUE_MASK"),
+        job(no_mpp, "mask", type="TISSUE_MASK", parameters={"halo": 0}),
         job(dark, "dark", type="TISSUE_MASK"),
     )
     assert accepted.status_code == 202, accepted.text
