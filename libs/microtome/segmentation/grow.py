@@ -1,0 +1,263 @@
+"""Growing seeds: which pixels the pixel classifier gives to each, and with which logit.
+
+Promises: a seed's members do not depend on other seeds; the classifier runs on pixels that the growth visits and
+nowhere else; small holes are filled inside the seed's window of 2·window pixels.
+Refuses: to decide between seeds that claim the same pixel (see `compose`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+# What a window may hold besides logits: a filled hole, whose probability is the threshold itself.
+HOLE = np.float32(-np.inf)
+ABSENT = np.float32(np.nan)
+_FREE, _MEMBER, _SEEN, _OUTSIDE = 0, 1, 2, 3
+# Bound of the flood fills of the reference algorithm is the edge of the window; holes close over this radius.
+_HOLE_RADIUS = 3
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def sigmoid(value: np.float32) -> np.float32:
+    """The logistic function, in float32, the same on every machine."""
+    # 1 + exp and its inverse are rounded to float32 as the reference rounds them: near 1 that decides which values
+    # are equal. The exponential itself goes through double precision, so that it does not depend on whose exp it is.
+    one = np.float32(1.0)
+    return np.float32(one / (one + np.float32(math.exp(-np.float64(value)))))
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _classify(
+    a: np.float32,
+    b: np.float32,
+    c: np.float32,
+    d: np.float32,
+    weights: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+) -> np.float32:
+    """Logit of the pixel classifier (4 → n → n → 1, ReLU); `weights` as in `PixelClassifier.flat`."""
+    n = hidden.shape[0]
+    zero = np.float32(0.0)
+    first, second = 5 * n, 6 * n + n * n
+    for i in range(n):
+        at = 4 * i
+        value = weights[at] * a + weights[at + 1] * b + weights[at + 2] * c + weights[at + 3] * d + weights[4 * n + i]
+        if value > zero:
+            hidden[i] = value
+        else:
+            hidden[i] = zero
+    out = zero
+    for i in range(n):
+        value = zero
+        for j in range(n):
+            value += weights[first + i * n + j] * hidden[j]
+        value += weights[first + n * n + i]
+        if value > zero:
+            out += weights[second + i] * value
+    return np.float32(out + weights[second + n])
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _grow(
+    logits: NDArray[np.float32],
+    top: int,
+    left: int,
+    seed_y: int,
+    seed_x: int,
+    step: np.float32,
+    threshold: np.float32,
+    weights: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    state: NDArray[np.uint8],
+    values: NDArray[np.float32],
+    queue: NDArray[np.int32],
+    limit: int,
+) -> tuple[int, int, int, int]:
+    """Grow one seed inside its window; returns the half-open box of its members in window coordinates."""
+    height, width = state.shape
+    half, eight = np.float32(0.5), np.float32(8.0)
+    origin_x = (sigmoid(logits[0, seed_y, seed_x]) - half) * eight
+    origin_y = (sigmoid(logits[1, seed_y, seed_x]) - half) * eight
+    y0, x0, y1, x1 = height, width, 0, 0
+    tail = 0
+    # The seed's neighbours are asked even where the seed itself is not a member.
+    for y in range(max(0, seed_y - top - 1), min(height, seed_y - top + 2)):
+        for x in range(max(0, seed_x - left - 1), min(width, seed_x - left + 2)):
+            state[y, x] = _SEEN
+            queue[tail] = y * width + x
+            tail += 1
+    begin, depth = 0, 1
+    while begin < tail:
+        end = tail
+        for i in range(begin, end):
+            y = queue[i] // width
+            x = queue[i] - y * width
+            row, column = top + y, left + x
+            field_x = (sigmoid(logits[0, row, column]) - half) * eight
+            field_y = (sigmoid(logits[1, row, column]) - half) * eight
+            value = _classify(
+                field_x - origin_x + np.float32(column - seed_x) * step,
+                field_y - origin_y + np.float32(row - seed_y) * step,
+                logits[2, row, column],
+                logits[3, row, column],
+                weights,
+                hidden,
+            )
+            if not value >= threshold:
+                continue
+            state[y, x] = _MEMBER
+            values[y, x] = value
+            y0, x0, y1, x1 = min(y0, y), min(x0, x), max(y1, y + 1), max(x1, x + 1)
+            if depth == limit:
+                continue
+            for v in range(max(0, y - 1), min(height, y + 2)):
+                for u in range(max(0, x - 1), min(width, x + 2)):
+                    if state[v, u] == _FREE:
+                        state[v, u] = _SEEN
+                        queue[tail] = v * width + u
+                        tail += 1
+        begin = end
+        depth += 1
+    return y0, x0, y1, x1
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _rows_are_whole(state: NDArray[np.uint8], y0: int, x0: int, y1: int, x1: int) -> bool:
+    """Whether each row has its members side by side: then every other pixel can leave sideways."""
+    for y in range(y0, y1):
+        runs, inside = 0, False
+        for x in range(x0, x1):
+            member = state[y, x] == _MEMBER
+            if member and not inside:
+                runs += 1
+            inside = member
+        if runs > 1:
+            return False
+    return True
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_holes(
+    state: NDArray[np.uint8],
+    values: NDArray[np.float32],
+    near: NDArray[np.uint8],
+    queue: NDArray[np.int32],
+    limit: int,
+    y0: int,
+    x0: int,
+    y1: int,
+    x1: int,
+) -> None:
+    """Make members of the pixels of the box that no pixel further than `_HOLE_RADIUS` from the object reaches."""
+    height, width = y1 - y0, x1 - x0
+    for y in range(height):
+        for x in range(width):
+            hit = 0
+            for u in range(max(0, x - _HOLE_RADIUS), min(width, x + _HOLE_RADIUS + 1)):
+                if state[y0 + y, x0 + u] == _MEMBER:
+                    hit = 1
+                    break
+            near[y, x] = hit
+    tail = 0
+    for y in range(height):
+        for x in range(width):
+            hit = 0
+            for v in range(max(0, y - _HOLE_RADIUS), min(height, y + _HOLE_RADIUS + 1)):
+                if near[v, x]:
+                    hit = 1
+                    break
+            if hit == 0:
+                state[y0 + y, x0 + x] = _OUTSIDE
+                queue[tail] = y * width + x
+                tail += 1
+    begin, depth = 0, 0
+    while begin < tail and depth < limit:
+        end = tail
+        for i in range(begin, end):
+            y = queue[i] // width
+            x = queue[i] - y * width
+            for v in range(max(0, y - 1), min(height, y + 2)):
+                for u in range(max(0, x - 1), min(width, x + 2)):
+                    at = state[y0 + v, x0 + u]
+                    if at != _MEMBER and at != _OUTSIDE:
+                        state[y0 + v, x0 + u] = _OUTSIDE
+                        queue[tail] = v * width + u
+                        tail += 1
+        begin = end
+        depth += 1
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            if state[y, x] != _MEMBER and state[y, x] != _OUTSIDE:
+                state[y, x] = _MEMBER
+                values[y, x] = HOLE
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _enlarged(pool: NDArray[np.float32], used: int, size: int) -> NDArray[np.float32]:
+    larger = np.empty(size, np.float32)
+    for i in range(used):
+        larger[i] = pool[i]
+    return larger
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def grow_all(
+    logits: NDArray[np.float32],
+    seeds: NDArray[np.int32],
+    window: int,
+    step: np.float32,
+    threshold: np.float32,
+    weights: NDArray[np.float32],
+    width_of_mlp: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
+    """Every seed's members: box int32 [n, 4], start int64 [n + 1] and the boxes' logits one after the other."""
+    image_height, image_width = logits.shape[1], logits.shape[2]
+    height, width = min(2 * window, image_height), min(2 * window, image_width)
+    limit = 2 * window
+    count = seeds.shape[0]
+    hidden = np.empty(width_of_mlp, np.float32)
+    state = np.zeros((height, width), np.uint8)
+    values = np.empty((height, width), np.float32)
+    near = np.empty((height, width), np.uint8)
+    queue = np.empty(height * width, np.int32)
+    boxes = np.zeros((count, 4), np.int32)
+    starts = np.zeros(count + 1, np.int64)
+    pool = np.empty(max(1024, 512 * count), np.float32)
+    for k in range(count):
+        seed_y, seed_x = seeds[k, 0], seeds[k, 1]
+        top = max(0, min(seed_y - window, image_height - height))
+        left = max(0, min(seed_x - window, image_width - width))
+        y0, x0, y1, x1 = _grow(
+            logits, top, left, seed_y, seed_x, step, threshold, weights, hidden, state, values, queue, limit
+        )
+        margin = _HOLE_RADIUS + 1
+        a0, b0 = max(0, min(y0, seed_y - top) - margin), max(0, min(x0, seed_x - left) - margin)
+        a1, b1 = min(height, max(y1, seed_y - top + 1) + margin), min(width, max(x1, seed_x - left + 1) + margin)
+        if y1 > 0:
+            inside = y0 >= margin and x0 >= margin and y1 + margin <= height and x1 + margin <= width
+            if not inside or not _rows_are_whole(state, y0, x0, y1, x1):
+                # Only at the window's border can filling go beyond the members' own box.
+                _fill_holes(state, values, near, queue, limit, a0, b0, a1, b1)
+                if not inside:
+                    y0, x0, y1, x1 = a0, b0, a1, b1
+            need = starts[k] + (y1 - y0) * (x1 - x0)
+            if need > pool.shape[0]:
+                pool = _enlarged(pool, starts[k], 2 * need)
+            at = starts[k]
+            for y in range(y0, y1):
+                for x in range(x0, x1):
+                    pool[at] = values[y, x] if state[y, x] == _MEMBER else ABSENT
+                    at += 1
+            boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3] = top + y0, left + x0, top + y1, left + x1
+            starts[k + 1] = at
+        else:
+            boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3] = seed_y, seed_x, seed_y, seed_x
+            starts[k + 1] = starts[k]
+        for y in range(a0, a1):
+            for x in range(b0, b1):
+                state[y, x] = _FREE
+    return boxes, starts, pool
