@@ -2,13 +2,15 @@
 
 Promises: batches are filled with tiles of all running jobs, in order of arrival; loading, the network and the
 head run at the same time; what is in memory is bounded by two batches and the head's pool. A message is
-acknowledged after all of its tiles are stored, so a crash at any point only repeats work.
+acknowledged after all of its tiles are stored, so a crash at any point only repeats work. A tile on which the
+network fails takes no other tile with it: a batch that fails is run tile by tile.
 Refuses: tiles of attempts that no longer run, tiles that have a result (they are not computed again).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -30,9 +32,9 @@ from microtome.contracts.messages import InferWork, TileRef, TilesInferred
 from microtome.errors import MicrotomeError
 from microtome.process import until
 from microtome.segmentation.cells import TileCells, segment_tile, write_cells
-from microtome.segmentation.engine import Engine
+from microtome.segmentation.engine import Engine, EngineFailed
 from microtome.segmentation.model import Model
-from microtome.tilestore import PixelStore, ResultStore
+from microtome.tilestore import PixelsGone, PixelStore, ResultStore
 from services.inference.assignment import Assignment, LoadedTile
 from services.inference.metrics import InferenceMetrics
 
@@ -117,7 +119,7 @@ class Pipeline:
                 return
             known = await self._on(self._loader, self._known, work)
         except Exception as error:  # noqa: BLE001 - whatever it is, the message must be settled
-            await self._settle_failed(delivery, error)
+            await self._settle_failed(delivery, as_known(error))
             return
         self._metrics.taken(work.job_id)
         for tile in work.tiles:
@@ -127,7 +129,7 @@ class Pipeline:
             try:
                 pixels = await self._on(self._loader, self._pixels.get, tile.pixels)
             except Exception as error:  # noqa: BLE001
-                self._tile_done(assignment, error=error)
+                self._tile_done(assignment, error=as_known(error))
                 continue
             await self._loaded.put(LoadedTile(assignment, tile, pixels))
 
@@ -164,25 +166,38 @@ class Pipeline:
         return min(wish, max(self._batch_size, self._engine.batch_size))
 
     async def _infer(self, batch: list[LoadedTile]) -> None:
+        began = time.perf_counter()
+        try:
+            logits = await self._run_network(batch)
+        except Exception as error:
+            log.exception("the network failed on a batch of %d tiles", len(batch))
+            if len(batch) == 1:
+                self._tile_done(batch[0].assignment, error=as_known(error))
+                return
+        else:
+            seconds = (time.perf_counter() - began) / len(batch)
+            self._metrics.network(len(batch), seconds)
+            for tile, of_tile in zip(batch, logits, strict=True):
+                await self._finishing.acquire()
+                self._spawn(self._finish(tile, of_tile, seconds))
+            return
+        # The tiles may belong to several users; only a tile that fails alone is at fault.
+        for tile in batch:
+            if tile.assignment.error is None:
+                await self._infer([tile])
+            else:
+                self._tile_done(tile.assignment)
+
+    async def _run_network(self, batch: list[LoadedTile]) -> NDArray[np.float32]:
+        """Logits float32 [b, 5, h, w]."""
         pixels = np.stack([tile.pixels for tile in batch])
         low = np.stack([tile.assignment.low for tile in batch])
         scale = np.stack([tile.assignment.scale for tile in batch])
-        began = time.perf_counter()
         context = trace_context(batch[0].assignment.delivery.headers)
         with _tracer.start_as_current_span("infer batch", context=context, attributes={"tiles": len(batch)}):
             self._log_first(batch[0].assignment)
-            try:
-                logits = await self._on(self._network, self._engine.infer, pixels, low, scale)
-            except Exception as error:
-                log.exception("the network failed on a batch")
-                for tile in batch:
-                    self._tile_done(tile.assignment, error=error)
-                return
-        seconds = (time.perf_counter() - began) / len(batch)
-        self._metrics.network(len(batch), seconds)
-        for tile, of_tile in zip(batch, logits, strict=True):
-            await self._finishing.acquire()
-            self._spawn(self._finish(tile, of_tile, seconds))
+            logits: NDArray[np.float32] = await self._on(self._network, self._engine.infer, pixels, low, scale)
+            return logits
 
     def _log_first(self, assignment: Assignment) -> None:
         """One line for each job, not for each batch."""
@@ -199,7 +214,7 @@ class Pipeline:
             cells = await self._on(self._heads, self._segment_and_store, logits, grid_tile, network_s, path)
         except Exception as error:
             log.exception("a tile's cells could not be found or stored")
-            self._tile_done(tile.assignment, error=error)
+            self._tile_done(tile.assignment, error=as_known(error))
         else:
             self._metrics.done(cells.seconds)
             self._tile_done(tile.assignment, cells=len(cells))
@@ -224,7 +239,7 @@ class Pipeline:
             await self._settle_failed(assignment.delivery, assignment.error)
             return
         work = assignment.work
-        await self._forget_pixels(work.tiles)
+        # First of all: whatever else fails, the message must not be held for ever.
         try:
             await assignment.delivery.ack()
         except MicrotomeError as error:
@@ -236,24 +251,39 @@ class Pipeline:
             cells=assignment.cells,
             engine=self._engine.name,
         )
-        await self._bus.announce(subjects.tiles(work.job_id, work.attempt), to_bytes(told))
+        try:
+            await self._bus.announce(subjects.tiles(work.job_id, work.attempt), to_bytes(told))
+        except Exception as error:  # noqa: BLE001 - the tiler looks into the result store, too
+            log.warning("finished tiles could not be announced: %s", error)
+        await self._forget_pixels(work.tiles)
 
     async def _settle_failed(self, delivery: Delivery, error: BaseException) -> None:
         try:
-            if isinstance(error, MicrotomeError) and error.transient:
+            if isinstance(error, PixelsGone):
+                # No delivery can bring them back. The tiler misses the result, and decodes the tile again.
+                log.warning("%s", error)
+                await delivery.ack()
+            elif _may_pass(error) and delivery.deliveries < self._queue.spec.max_deliver:
                 await delivery.retry()
             else:
                 await delivery.dead(error, self._on_dead)
-        except MicrotomeError as unsettled:
-            log.warning("a message could not be settled and will come again: %s", unsettled)
+        except Exception:
+            log.exception("a message could not be settled and will come again")
+            # Otherwise it would be held, and kept alive, as long as this process lives.
+            if not delivery.settled:
+                with contextlib.suppress(MicrotomeError):
+                    await delivery.retry()
 
     async def _drop(self, assignment: Assignment) -> None:
-        await self._forget_pixels(assignment.work.tiles)
         await assignment.delivery.ack()
+        await self._forget_pixels(assignment.work.tiles)
 
     async def _forget_pixels(self, tiles: tuple[TileRef, ...]) -> None:
         for tile in tiles:
-            await self._on(self._loader, self._pixels.discard, tile.pixels)
+            try:
+                await self._on(self._loader, self._pixels.discard, tile.pixels)
+            except OSError as error:  # the tiler clears up after each attempt
+                log.warning("pixels could not be removed: %s", error)
 
     def _spawn(self, work: Any) -> None:  # noqa: ANN401
         task = asyncio.create_task(work)
@@ -263,3 +293,14 @@ class Pipeline:
     @staticmethod
     async def _on(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def as_known(error: Exception) -> Exception:
+    """Return `error`, as an `EngineFailed` when the machine gave out, not the tile: that may pass."""
+    if isinstance(error, MemoryError | OSError):
+        return EngineFailed(f"The machine could not work on a tile: {type(error).__name__}: {error}")
+    return error
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, MicrotomeError) and error.transient

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -47,11 +48,14 @@ class WatchedEngine:
     def __init__(self, model: Model) -> None:
         self._engine = OnnxRuntimeEngine(model, device="cpu")
         self.batches: list[int] = []
+        # What happens before each call of the network.
+        self.mishap: Callable[[NDArray[np.float32]], None] = lambda _low: None
 
     def infer(
         self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         self.batches.append(len(pixels))
+        self.mishap(low)
         return self._engine.infer(pixels, low, scale)
 
 
@@ -68,7 +72,7 @@ class Bench:
         self.reader = ArrayReader(self.image)
         self.grid = Grid(self.reader.width, self.reader.height, TILE, model.halo_min)
         self.stale: set[str] = set()
-        self.dead: list[MicrotomeError] = []
+        self.dead: list[tuple[str, MicrotomeError]] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -135,8 +139,8 @@ class Bench:
     def stored(self, job: str) -> dict[tuple[int, int], bytes]:
         return {at: read_cells(self.results.tile(job, *at)).ring_points.tobytes() for at in self.results.known(job)}
 
-    async def drained(self) -> None:
-        async with asyncio.timeout(60):
+    async def drained(self, within_s: float = 60) -> None:
+        async with asyncio.timeout(within_s):
             while await self.bus.depth(infer(self.model.digest)):
                 await asyncio.sleep(0.05)
 
@@ -144,7 +148,7 @@ class Bench:
         return attempt == 1 and job_id not in self.stale
 
     async def _on_dead(self, delivery: Delivery, error: MicrotomeError) -> None:
-        self.dead.append(error)
+        self.dead.append((from_bytes(InferWork, delivery.payload).job_id, error))
 
 
 @pytest.fixture(scope="module")
@@ -222,5 +226,82 @@ async def test_a_message_that_makes_no_sense_is_dead_and_the_next_one_is_worked_
     await bench.send("job-2", normalisations[0], TILES[:1], batch_size=1)
     async with bench.running():
         await bench.drained()
-    assert [error.code for error in bench.dead] == ["invalid-request"]
+    assert [(job, error.code) for job, error in bench.dead] == [("job-1", "invalid-request")]
     assert set(bench.stored("job-2")) == set(TILES[:1])
+
+
+async def test_a_tile_on_which_the_network_fails_takes_no_other_job_with_it(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    one, two = normalisations
+    poison = np.array(one.low, np.float32)
+
+    def fail_on_job_1(low: NDArray[np.float32]) -> None:
+        if (low == poison).all(axis=1).any():
+            raise RuntimeError("boom")
+
+    bench.engine.mishap = fail_on_job_1
+    await bench.send("job-1", one, TILES[:1], batch_size=4)
+    await bench.send("job-2", two, TILES, batch_size=4)
+    async with bench.running():
+        await bench.drained()
+    assert max(bench.engine.batches) > 1, "both jobs were in one call"
+    assert [job for job, _ in bench.dead] == ["job-1"]
+    assert bench.stored("job-2") == bench.expected(two, TILES)
+    assert not bench.stored("job-1")
+
+
+async def test_a_machine_that_gives_out_for_a_moment_costs_nothing_but_time(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    mishaps = iter([MemoryError()])
+
+    def give_out(_low: NDArray[np.float32]) -> None:
+        for mishap in mishaps:
+            raise mishap
+
+    bench.engine.mishap = give_out
+    await bench.send("job-1", normalisations[0], TILES[:1], batch_size=1)
+    async with bench.running():
+        await bench.drained()
+    assert bench.engine.batches == [1, 1]
+    assert not bench.dead
+    assert set(bench.stored("job-1")) == set(TILES[:1])
+
+
+class StubbornPixels(LocalPixelStore):
+    """The real store in a folder from which nothing can be removed."""
+
+    def discard(self, key: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", key)
+
+
+async def test_a_message_is_settled_and_told_even_when_its_pixels_cannot_be_removed(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    bench.pixels = StubbornPixels(bench.pixels._root)
+    bench.stale.add("job-2")
+    await bench.send("job-1", normalisations[0], TILES[:1], batch_size=1)
+    await bench.send("job-2", normalisations[0], TILES[:1], batch_size=1)
+    async with await bench.bus.listen(subjects.tiles("job-1", 1)) as told, bench.running():
+        await bench.drained(15)
+        async with asyncio.timeout(5):
+            announcement = from_bytes(TilesInferred, (await anext(told)).payload)
+    assert [(tile.row, tile.column) for tile in announcement.tiles] == TILES[:1]
+    assert not bench.dead
+
+
+async def test_lost_pixels_neither_fail_the_attempt_nor_burn_deliveries(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    await bench.send("job-1", normalisations[0], TILES, batch_size=1)
+    bench.pixels.discard(pixel_key("job-1", 1, *TILES[1]))
+    async with bench.running():
+        await bench.drained(15)
+        assert not bench.dead
+        assert TILES[1] not in bench.stored("job-1")
+        # The tiler misses the tile and decodes it again.
+        await bench.send("job-1", normalisations[0], TILES, batch_size=1)
+        await bench.drained()
+    assert bench.stored("job-1") == bench.expected(normalisations[0], TILES)
+    assert not bench.dead

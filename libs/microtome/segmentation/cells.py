@@ -9,6 +9,7 @@ Refuses: cells smaller than the model's minimum, judged after ownership; files t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from microtome.errors import InvalidRequest
+from microtome.errors import InvalidRequest, MicrotomeError
 from microtome.segmentation.contours import trace_contours
 from microtome.segmentation.grid import Tile
 from microtome.segmentation.head import find_instances
@@ -37,6 +38,13 @@ _SCHEMA = pa.schema(
     ]
 )
 _FORMAT = b"microtome.cells/1"
+
+
+class NoRoom(MicrotomeError):
+    """The disk of the result store is full; make room, the work goes on by itself."""
+
+    code = "no-room"
+    transient = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +110,19 @@ def segment_tile(logits: NDArray[np.float32], tile: Tile, model: Model) -> TileC
 
 
 def write_cells(cells: TileCells, path: Path) -> None:
-    """Write an Arrow IPC file; `path` appears whole, and survives a crash once this returns."""
+    """Write an Arrow IPC file; `path` appears whole, and survives a crash once this returns.
+
+    Raises `NoRoom` when the disk is full.
+    """
+    try:
+        _write(cells, path)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoRoom(f"The disk is full: no room for the cells of a tile in {path.parent}.") from error
+        raise
+
+
+def _write(cells: TileCells, path: Path) -> None:
     rings = pa.ListArray.from_arrays(
         pa.array(cells.ring_offsets * np.int32(2), pa.int32()),
         pa.array(np.ascontiguousarray(cells.ring_points).ravel(), pa.int32()),
@@ -138,11 +158,15 @@ def write_cells(cells: TileCells, path: Path) -> None:
 
 def read_cells(path: Path) -> TileCells:
     """Read what `write_cells` wrote. Raises `FileNotFoundError`, or `InvalidRequest` for another kind of file."""
-    try:
-        with pa.OSFile(str(path), "rb") as file:
-            table = pa.ipc.open_file(file).read_all()
-    except pa.ArrowInvalid as error:
-        raise InvalidRequest(f"{path} is not a file of cells: {error}") from error
+    with pa.OSFile(str(path), "rb") as file:
+        # Damage shows as many things, from a missing end to a length that memory cannot hold.
+        try:
+            return _parsed(pa.ipc.open_file(file).read_all(), path)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            raise InvalidRequest(f"{path} is not a file of cells: {error}") from error
+
+
+def _parsed(table: pa.Table, path: Path) -> TileCells:
     metadata = table.schema.metadata or {}
     if metadata.get(b"format") != _FORMAT or not table.schema.equals(_SCHEMA):
         raise InvalidRequest(f"{path} is not a file of cells of this version.")

@@ -13,13 +13,20 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.errors import ConfigurationError, InvalidRequest, Unavailable
+from microtome.errors import ConfigurationError, InvalidRequest, MicrotomeError, Unavailable
 from microtome.segmentation.grid import STRIDE
 from microtome.segmentation.model import Model
 
 Device = Literal["auto", "cpu", "cuda"]
 # Measured on two cores: a batch of 1, 2 or 4 tiles takes the same time a tile, and 0.75 GB of memory for each tile.
 CPU_BATCH, CUDA_BATCH = 1, 4
+
+
+class EngineFailed(MicrotomeError):
+    """The network could not be run on these pixels now: memory or the device gave out."""
+
+    code = "engine-failed"
+    transient = True
 
 
 class Engine(Protocol):
@@ -41,7 +48,7 @@ class Engine(Protocol):
         self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Logits float32 [b, 5, h, w] of `pixels` uint8 [b, h, w, 3], each item with its own slide's `low` and
-        `scale` float32 [b, 3]. Raises `InvalidRequest` for other shapes.
+        `scale` float32 [b, 3]. Raises `InvalidRequest` for other shapes, `EngineFailed` when the run itself fails.
         """
 
 
@@ -95,5 +102,8 @@ class OnnxRuntimeEngine:
             "low": np.ascontiguousarray(low, np.float32),
             "scale": np.ascontiguousarray(scale, np.float32),
         }
-        logits: NDArray[np.float32] = self._session.run(["logits"], feed)[0]
+        try:
+            logits: NDArray[np.float32] = self._session.run(["logits"], feed)[0]
+        except Exception as error:  # ONNX Runtime's own errors share no other base
+            raise EngineFailed(f"The network failed on {count} tiles: {type(error).__name__}: {error}") from error
         return logits

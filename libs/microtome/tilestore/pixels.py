@@ -76,10 +76,13 @@ class LocalPixelStore:
 
     def get(self, key: str) -> Pixels:
         """Return the array stored under `key`, uint8 [h, w, 3]; `PixelsGone` if there is none."""
+        path = self._path(key)
         try:
-            pixels: Pixels = np.load(self._path(key), allow_pickle=False)
+            pixels: Pixels = np.load(path, allow_pickle=False)
         except FileNotFoundError:
             raise PixelsGone(f"The pixels of tile {key} are no longer in the tile store.") from None
+        except (ValueError, EOFError) as error:  # a host that crashed, as nothing here is synced
+            raise PixelsGone(f"The pixels of tile {key} are damaged: {error}") from error
         return pixels
 
     def discard(self, key: str) -> None:

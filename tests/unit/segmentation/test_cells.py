@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from microtome.errors import InvalidRequest
-from microtome.segmentation.cells import TileCells, read_cells, write_cells
+from microtome.segmentation.cells import NoRoom, TileCells, read_cells, write_cells
 
 
 def cells(count: int) -> TileCells:
@@ -77,3 +78,17 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     whole.write_bytes(whole.read_bytes()[:-40])
     with pytest.raises(InvalidRequest):
         read_cells(whole)
+
+
+def test_a_full_disk_is_said_and_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "0-0.arrow"
+    # The file is written aside first; this time that is a device that is always full.
+    drawn = uuid.uuid4()
+    monkeypatch.setattr(uuid, "uuid4", lambda: drawn)
+    (tmp_path / f".0-0.arrow.{drawn.hex}").symlink_to("/dev/full")
+    with pytest.raises(NoRoom, match="disk is full") as refused:
+        write_cells(cells(1000), path)
+    assert refused.value.transient
+    assert not list(tmp_path.iterdir())
+    write_cells(cells(1000), path)
+    assert len(read_cells(path)) == 1000

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from microtome.errors import ConfigurationError, InvalidRequest, Unavailable
 from microtome.segmentation.embed import embed
-from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.engine import EngineFailed, OnnxRuntimeEngine
 from microtome.segmentation.model import Model
 
 SHARED = Path(__file__).parents[4] / "shared" / "models"
@@ -106,3 +109,23 @@ def test_the_shipped_model_can_be_made_again(model: Model, tmp_path: Path) -> No
     expected = bare.run(None, {"x": np.ascontiguousarray(normal, np.float32)})[0]
     got = OnnxRuntimeEngine(model, device="cpu").infer(pixels, low, scale)
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_run_that_fails_may_be_tried_again(model: Model, tmp_path: Path) -> None:
+    # A network that loads, and whose every run fails: no picture can be reshaped to seven values.
+    inputs = [
+        helper.make_tensor_value_info("pixels", TensorProto.UINT8, [None, None, None, 3]),
+        helper.make_tensor_value_info("low", TensorProto.FLOAT, [None, 3]),
+        helper.make_tensor_value_info("scale", TensorProto.FLOAT, [None, 3]),
+    ]
+    output = helper.make_tensor_value_info("logits", TensorProto.UINT8, [None])
+    seven = helper.make_tensor("seven", TensorProto.INT64, [1], [7])
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["pixels", "seven"], ["logits"])], "g", inputs, [output], [seven]
+    )
+    network = tmp_path / "network.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), network)
+    failing = OnnxRuntimeEngine(dataclasses.replace(model, network=network), device="cpu")
+    with pytest.raises(EngineFailed, match="1 tiles") as failed:
+        failing.infer(*batch(1))
+    assert failed.value.transient

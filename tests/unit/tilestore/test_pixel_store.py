@@ -40,6 +40,12 @@ def test_what_is_put_is_got_until_it_is_discarded(store: LocalPixelStore, root: 
     with pytest.raises(PixelsGone):
         store.get(key)
     assert PixelsGone.transient
+    store.put(key, random)
+    file = next(path for path in root.rglob("*") if path.is_file())
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(PixelsGone, match="damaged"):
+        store.get(key)
+    store.discard(key)
     assert not [path for path in root.rglob("*") if path.is_file()]
 
 
