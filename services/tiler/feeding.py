@@ -1,7 +1,8 @@
 """Giving a job's tiles to inference, a few at a time.
 
 Promises: at most `credit` batches of a job are outstanding; when `feed` returns, every wanted tile has a result.
-What the bus forgets is noticed by looking into the result store, and sent again.
+What the bus forgets, and whose pixels got lost, is noticed by looking into the result store: it is decoded and sent
+again.
 Refuses: to hold pixels; they go from the decoding processes straight into the tile store.
 """
 
@@ -27,6 +28,7 @@ LOOK_S = 2.0
 Address = tuple[int, int]
 Decode = Callable[[Sequence[Address]], Awaitable[InferWork]]
 Known = Callable[[], Awaitable[frozenset[Address]]]
+Finished = Callable[[Sequence[Address]], Awaitable[frozenset[Address]]]
 Progress = Callable[[int, int], None]
 
 
@@ -47,8 +49,8 @@ class Feeder:
         progress: Progress,
     ) -> None:
         """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `progress(done, cells)`
-        is told how many tiles have a result. When none finished for `stalled_s` seconds, what is outstanding is sent
-        again; tiles that have a result in the meantime cost nothing.
+        is told how many tiles have a result. When none finished for `stalled_s` seconds, what is outstanding is decoded
+        and sent again; tiles that have a result in the meantime cost nothing.
         """
         self._bus = bus
         self._subject = subject
@@ -60,28 +62,30 @@ class Feeder:
         self._stalled_s = stalled_s
         self._progress = progress
         self._done: set[Address] = set()
-        self._outstanding: dict[int, tuple[InferWork, set[Address]]] = {}
+        # By the number of the batch: its tiles without a result.
+        self._outstanding: dict[int, set[Address]] = {}
         self._cells = 0
         self._sent = 0
         self._resent = 0
         self._decoding: asyncio.Task[InferWork] | None = None
         self.engine = ""
 
-    async def feed(self, wanted: Sequence[Address], decode: Decode, known: Known) -> int:
+    async def feed(self, wanted: Sequence[Address], decode: Decode, known: Known, finished: Finished) -> int:
         """Bring every tile of `wanted` through inference; return how many had a result from before.
 
-        `decode(addresses)` puts pixels into the tile store and returns the message; `known()` lists finished tiles.
+        `decode(addresses)` puts pixels into the tile store and returns the message. `known()` lists all finished tiles,
+        a hundred thousand of a large slide, and is asked once; `finished(addresses)` says which of a few are.
         """
         self._done = set(wanted) & await known()
         cached = len(self._done)
         todo = [address for address in wanted if address not in self._done]
         batches = [todo[start : start + self._batch_size] for start in range(0, len(todo), self._batch_size)]
         self._progress(len(self._done), self._cells)
-        async with await self._bus.listen(subjects.tiles(self._job_id, self._attempt)) as finished:
+        async with await self._bus.listen(subjects.tiles(self._job_id, self._attempt)) as announced:
             news = asyncio.Event()
-            listener = asyncio.create_task(self._hear(finished, news))
+            listener = asyncio.create_task(self._hear(announced, news))
             try:
-                await self._send_all(batches, decode, known, news)
+                await self._send_all(batches, decode, finished, news)
             finally:
                 for task in (listener, self._decoding):
                     if task is not None:
@@ -89,7 +93,9 @@ class Feeder:
                         await asyncio.gather(task, return_exceptions=True)
         return cached
 
-    async def _send_all(self, batches: list[list[Address]], decode: Decode, known: Known, news: asyncio.Event) -> None:
+    async def _send_all(
+        self, batches: list[list[Address]], decode: Decode, finished: Finished, news: asyncio.Event
+    ) -> None:
         waiting = iter(batches)
         exhausted = False
         looked = moved = time.monotonic()
@@ -116,14 +122,14 @@ class Feeder:
                 moved = now
             if now - looked >= LOOK_S:
                 looked = now
-                if self._note_done(await known()):
+                if self._note_done(await finished(sorted(set().union(*self._outstanding.values())))):
                     moved = now
             if now - moved > self._stalled_s:
                 moved = now
-                await self._send_again()
+                await self._send_again(decode)
 
-    async def _hear(self, finished: Subscription, news: asyncio.Event) -> None:
-        async for message in finished:
+    async def _hear(self, announced: Subscription, news: asyncio.Event) -> None:
+        async for message in announced:
             told = from_bytes(TilesInferred, message.payload)
             self._cells += told.cells
             self.engine = told.engine
@@ -132,7 +138,7 @@ class Feeder:
 
     def _note_done(self, addresses: set[Address] | frozenset[Address]) -> bool:
         before = len(self._done)
-        for number, (_, missing) in list(self._outstanding.items()):
+        for number, missing in list(self._outstanding.items()):
             self._done |= missing & addresses
             missing.difference_update(addresses)
             if not missing:
@@ -143,17 +149,19 @@ class Feeder:
 
     async def _send(self, work: InferWork) -> None:
         number, self._sent = self._sent, self._sent + 1
-        self._outstanding[number] = (work, {(tile.row, tile.column) for tile in work.tiles})
+        self._outstanding[number] = {(tile.row, tile.column) for tile in work.tiles}
         await self._publish(number, work)
 
-    async def _send_again(self) -> None:
+    async def _send_again(self, decode: Decode) -> None:
         self._resent += 1
         log.warning(
             "no tile finished for a while; outstanding batches are sent again",
             extra={"job_id": self._job_id, "batches": len(self._outstanding)},
         )
-        for number, (work, _) in list(self._outstanding.items()):
-            await self._publish(number, work)
+        for number in list(self._outstanding):
+            # While one is decoded, the next may be finished after all.
+            if missing := self._outstanding.get(number):
+                await self._publish(number, await decode(sorted(missing)))
 
     async def _publish(self, number: int, work: InferWork) -> None:
         message_id = f"{self._handling}:{number}:{self._resent}"

@@ -197,13 +197,20 @@ class PlanHandler:
             stalled_s=self._settings.stalled_seconds,
             progress=progress,
         )
+
+        def finished(addresses: Sequence[Address]) -> frozenset[Address]:
+            return frozenset(address for address in addresses if self._results.has(plan.content_key, *address))
+
         # An attempt that was killed could not clear up after itself.
         for earlier in range(1, attempt.attempt):
             await asyncio.to_thread(self._pixels.discard_prefix, attempt_prefix(attempt.job_id, earlier))
         telling = asyncio.create_task(self._tell(attempt))
         try:
             cached = await feeder.feed(
-                plan.wanted, decode, lambda: asyncio.to_thread(self._results.known, plan.content_key)
+                plan.wanted,
+                decode,
+                lambda: asyncio.to_thread(self._results.known, plan.content_key),
+                lambda addresses: asyncio.to_thread(finished, addresses),
             )
         finally:
             telling.cancel()
