@@ -576,7 +576,10 @@ export interface components {
              * @description µm per level-0 pixel, as an assumption that you choose.
              */
             assume_mpp?: number | null;
-            /** Batch Size */
+            /**
+             * Batch Size
+             * @description Tiles that the model takes at once.
+             */
             batch_size?: number | null;
             /**
              * Halo

@@ -96,7 +96,8 @@ function facts(job: Job): string {
     parts.push(`${count(job.tiles_processed)} of ${count(work)} tiles`);
     if (job.tiles_skipped) parts.push(`${count(job.tiles_skipped)} without tissue skipped`);
   }
-  if (job.cells !== null && job.type !== "TISSUE_MASK") parts.push(`${count(job.cells)} cells${job.status === "RUNNING" ? " so far" : ""}`);
+  const counted = job.cells !== null && (job.status !== "RUNNING" || job.tiles_processed > 0);
+  if (job.cells !== null && counted && job.type !== "TISSUE_MASK") parts.push(`${count(job.cells)} cells${job.status === "RUNNING" ? " so far" : ""}`);
   if (job.attempt > 1) parts.push(`attempt ${job.attempt}`);
   return parts.join(", ");
 }

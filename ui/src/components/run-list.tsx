@@ -39,5 +39,7 @@ export function RunList({ runs, current, empty }: Properties) {
 
 function cells(run: Workflow): string | null {
   const found = run.jobs.map((job) => job.cells).filter((value): value is number => value !== null);
+  // Nothing found yet is not the same as nothing found.
+  if (run.status === "RUNNING" && !found.some((value) => value > 0)) return null;
   return found.length ? `${count(Math.max(...found))} cells` : null;
 }
