@@ -68,7 +68,10 @@ class Outbox:
         self._mark_stale()
 
     async def take(self) -> tuple[list[Json], bool, list[Json]]:
-        """Wait until there is something; return events, whether a snapshot is due, and progress."""
+        """Wait until there is something; return events, whether a snapshot is due, and progress.
+
+        What it does not return stays: one that is cancelled while it waits has taken nothing.
+        """
         await self._wake.wait()
         self._wake.clear()
         events, self._events = list(self._events), deque()
@@ -142,8 +145,12 @@ class Hub:
                             handle(message)
                         except MicrotomeError:
                             logger.warning("a message on %s cannot be read", message.subject, exc_info=True)
+                        except Exception:
+                            logger.exception("a message on %s cannot be dealt out", message.subject)
             except MicrotomeError as error:
                 logger.warning("no live messages for now: %s", error.detail)
+            except Exception:
+                logger.exception("no live messages for now")
             await asyncio.sleep(_RECONNECT_S)
 
     def _on_event(self, message: Message) -> None:
@@ -196,8 +203,11 @@ class Hub:
                 continue
             try:
                 newest = await self._versions(list(self._outboxes))
-            except MicrotomeError:
-                continue
-            for outbox in self._all():
-                if newest.get(outbox.workflow_id, 0) > outbox.shown_version:
-                    outbox.mark_stale()
+            except MicrotomeError as error:
+                logger.info("whether something changed is unknown: %s", error.detail)
+            except Exception:
+                logger.exception("whether something changed is unknown")
+            else:
+                for outbox in self._all():
+                    if newest.get(outbox.workflow_id, 0) > outbox.shown_version:
+                        outbox.mark_stale()

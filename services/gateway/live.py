@@ -136,7 +136,9 @@ class _Teller:
     async def _once(self) -> None:
         heartbeat = False
         try:
-            events, stale, progress = await asyncio.wait_for(self._outbox.take(), _HEARTBEAT_S)
+            # Not wait_for: before Python 3.12 it can swallow a cancellation that comes together with the result.
+            async with asyncio.timeout(_HEARTBEAT_S):
+                events, stale, progress = await self._outbox.take()
         except TimeoutError:
             events, stale, progress, heartbeat = [], True, [], True
         for event in events:

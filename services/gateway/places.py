@@ -96,6 +96,9 @@ class Places:
             except MicrotomeError as error:
                 logger.warning("the log cannot be followed for now: %s", error.detail)
                 await asyncio.sleep(_WAIT_S)
+            except Exception:
+                logger.exception("the log cannot be followed for now")
+                await asyncio.sleep(_WAIT_S)
 
     async def _read_page(self) -> bool:
         page = await self._log.read_all(self._cursor, _PAGE)
@@ -110,9 +113,9 @@ class Places:
     def _fold(self, stored: StoredEvent) -> None:
         try:
             self._cluster = clusters.evolve(self._cluster, stored.message, stored.at, stored.stream)
-        except MicrotomeError as error:
+        except Exception:
             # Places are for showing; one event that makes no sense must not end the showing of all others.
-            logger.error("an event cannot be folded: %s", error.detail, extra={"stream": stored.stream})
+            logger.exception("an event cannot be folded", extra={"stream": stored.stream})
         self._note(stored.message)
 
     def _note(self, message: object) -> None:
@@ -125,5 +128,8 @@ class Places:
         while True:
             await self._moved.wait()
             self._moved.clear()
-            self._changed()
+            try:
+                self._changed()
+            except Exception:
+                logger.exception("a change of places cannot be announced")
             await asyncio.sleep(_QUIET_S)

@@ -8,6 +8,7 @@ Refuses: to run ahead of its reader: it asks for more when the last batch was ta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
@@ -72,6 +73,12 @@ class OrderedReader:
                 await asyncio.sleep(_PAUSE_S)
             except Unavailable as error:
                 log.info("reading %s pauses: %s", self._stream, error)
+                await asyncio.sleep(_PAUSE_S)
+            except Exception:
+                # Whatever it is, a reader that ends here would leave its subscriber waiting for ever.
+                log.exception("reading %s went wrong; it goes on at message %d", self._stream, self._next_sequence)
+                with contextlib.suppress(Exception):
+                    await self._drop()
                 await asyncio.sleep(_PAUSE_S)
 
     async def _read_batch(self) -> None:

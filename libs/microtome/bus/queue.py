@@ -281,6 +281,9 @@ class PullQueue:
                     await delivery.in_flight.in_progress()
                 except MicrotomeError as error:
                     log.warning("a heartbeat was not sent: %s", error)
+                except Exception:
+                    # Without heartbeats everything held would be worked on a second time.
+                    log.exception("a heartbeat was not sent")
 
 
 def retry_delay(deliveries: int) -> float:

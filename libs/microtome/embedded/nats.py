@@ -71,7 +71,9 @@ class Nats:
             with contextlib.suppress(OSError, TimeoutError):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
                 try:
-                    if (await asyncio.wait_for(reader.readline(), 1.0)).startswith(b"INFO"):
+                    async with asyncio.timeout(1.0):
+                        greeting = await reader.readline()
+                    if greeting.startswith(b"INFO"):
                         return
                 finally:
                     writer.close()

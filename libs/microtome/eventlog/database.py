@@ -187,6 +187,8 @@ class Listener:
                 delay = 0.1
             except (*_AWAY, asyncpg.PostgresError) as error:
                 _LOG.warning("listening to %s failed: %s", self._channel, error)
+            except Exception:  # noqa: BLE001
+                _LOG.exception("listening to %s failed", self._channel)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
 
