@@ -1,7 +1,8 @@
 """From a received file to a fact: inspect it, settle its pixel size, move it into place, record it.
 
 Promises: a slide that is recorded lies complete under its path; a file that cannot be read leaves neither a file
-nor an event. Refuses: to guess a pixel size; without one the slide says "unknown".
+nor an event; a client that leaves changes nothing about either.
+Refuses: to guess a pixel size; without one the slide says "unknown".
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 from microtome.contracts.messages import MppSource, SlideLevel, SlideRegistered, Stain
-from microtome.errors import InvalidRequest, Unavailable
+from microtome.errors import ConcurrencyConflict, InvalidRequest, MicrotomeError, Unavailable
 from microtome.eventlog.log import Append, EventLog
 from microtome.slides.facts import SlideFacts
 from microtome.slides.sandbox import inspect_sandboxed
@@ -63,6 +64,11 @@ class Registrar:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._inspecting = asyncio.Semaphore(_INSPECTIONS)
+        self._commits: set[asyncio.Task[None]] = set()
+
+    async def finish(self) -> None:
+        """Wait for slides that are being recorded although their request is over."""
+        await asyncio.gather(*self._commits, return_exceptions=True)
 
     async def register(
         self, draft: Draft, received: Received, *, slide_id: str, user_id: str, wish: PixelSizeWish
@@ -73,27 +79,42 @@ class Registrar:
         registered = _registered(facts, received, wish, slide_id=slide_id, user_id=user_id)
         event = new_event(registered, user_id, event_id=uuid.uuid5(_NAMESPACE, f"slide-{slide_id}"))
         # From the rename to the append nothing may interrupt: a slide is both or neither.
-        await asyncio.shield(self._commit(draft, Append(f"slide-{slide_id}", 0, (event,))))
+        draft.handed_over = True
+        commit = asyncio.create_task(self._commit(draft, Append(f"slide-{slide_id}", 0, (event,))))
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+        await asyncio.shield(commit)
 
     async def _commit(self, draft: Draft, append: Append) -> None:
-        await asyncio.to_thread(draft.publish)
         try:
-            await self._append(append)
-        except Unavailable:
-            # It may have been stored before the connection broke. A file without an event only costs disk.
-            raise
-        except BaseException:
-            draft.withdraw()
-            raise
+            await asyncio.to_thread(draft.publish)
+            try:
+                await self._append(append)
+            except Unavailable:
+                # It may have been stored before the connection broke, or be so in a moment. The folder keeps its
+                # mark, and the sweeper asks the log when that answers again.
+                raise
+            except MicrotomeError:
+                await asyncio.to_thread(draft.withdraw)
+                raise
+            await asyncio.to_thread(draft.confirm)
+        finally:
+            draft.close()
 
     async def _append(self, append: Append) -> None:
+        """Append, trying again where that can help. Raises `Unavailable` when it may yet turn out to be stored."""
+        unsure = False
         for attempt in range(_APPEND_TRIES):
             try:
                 await self._log.append(append)
-            except Unavailable:
-                if attempt == _APPEND_TRIES - 1:
+            except (Unavailable, ConcurrencyConflict) as error:
+                unsure = unsure or isinstance(error, Unavailable)
+                if attempt < _APPEND_TRIES - 1:
+                    await asyncio.sleep(0.5 * 2**attempt)
+                elif unsure:
+                    raise Unavailable from error
+                else:
                     raise
-                await asyncio.sleep(0.5 * 2**attempt)
             else:
                 return
 

@@ -3,7 +3,8 @@
 Promises: memory does not grow with the file (one block is in flight, and the socket is not read while the
 disk is busy); the file appears under `slides/<slide_id>/` by one rename after it was synced and found
 readable; whatever ends a request early leaves nothing. What a killed process leaves in `uploads/` is
-swept by the next one. Refuses: more than the limit, more than one file.
+swept by the next one, and a slide's folder says by a mark that it may not be recorded yet.
+Refuses: more than the limit, more than one file.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ from microtome.errors import InvalidRequest, TooLarge
 
 _BLOCK = 1 << 20
 _SWEEP_AFTER_S = 60.0
+# Longer than all tries to record a slide take together, and than Postgres lets a statement run.
+UNRECORDED_AFTER_S = 300.0
 _NAME_BYTES = 150
 _MULTIPART_OVERHEAD = 16 << 10
 _ARRIVING = ".arriving"
+# In a slide's folder from before the rename until its event is known to be stored. No file name starts with a dot.
+_UNRECORDED = ".unrecorded"
 # The gateway keeps its own picture of the slide under this name.
 _RESERVED = frozenset({"thumbnail.jpg"})
 
@@ -62,25 +67,42 @@ def clean_filename(name: str) -> str:
 
 
 class Draft:
-    """A private folder for one upload, locked while its process lives."""
+    """A private folder for one upload, locked, wherever it lies, until it is closed or its process ends."""
 
     def __init__(self, folder: Path, final: Path) -> None:
+        """Create the folder. Blocks, as briefly as three system calls do."""
         self.folder = folder
         self._final = final
         self.published = False
+        # Whoever records the slide sees it through to the end, and closes the draft.
+        self.handed_over = False
+        self._handle = _create_locked(folder)
 
     def publish(self) -> Path:
         """Make the folder the slide's own, by one rename; return where it now lies. Blocks."""
         self._final.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / _UNRECORDED).touch()
         _sync(self.folder)
         self.folder.rename(self._final)
         self.published = True
         _sync(self._final.parent)
         return self._final
 
+    def confirm(self) -> None:
+        """Say that the slide is recorded. Blocks."""
+        (self._final / _UNRECORDED).unlink(missing_ok=True)
+
     def withdraw(self) -> None:
-        """Remove what was published: nothing recorded it. Blocks."""
-        shutil.rmtree(self._final if self.published else self.folder, ignore_errors=True)
+        """Take back what was published: nothing recorded it. Blocks."""
+        if self.published:
+            self._final.rename(self.folder)
+            self.published = False
+
+    def close(self) -> None:
+        """Unlock the folder, and remove it unless it was published. Blocks."""
+        os.close(self._handle)
+        if not self.published:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class UploadStore:
@@ -103,15 +125,33 @@ class UploadStore:
     @contextlib.asynccontextmanager
     async def draft(self, slide_id: str) -> AsyncIterator[Draft]:
         """A folder that is gone afterwards unless it was published."""
+        # Neither made nor closed in a thread: a request that is cancelled meanwhile would not know of the folder.
         draft = Draft(self._uploads / slide_id, self._slides / slide_id)
-        handle = await asyncio.to_thread(_create_locked, draft.folder)
         try:
             yield draft
         finally:
-            os.close(handle)
-            if not draft.published:
-                # Not awaited in a thread: a cancelled request must clean up too.
-                shutil.rmtree(draft.folder, ignore_errors=True)
+            if not draft.handed_over:
+                draft.close()
+
+    def unrecorded(self) -> list[str]:
+        """Slides that may never have been recorded, of which nobody takes care any more. Blocks."""
+        found = []
+        for mark in self._slides.glob(f"*/{_UNRECORDED}"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - mark.stat().st_mtime > UNRECORDED_AFTER_S and _unlocked(mark.parent):
+                    found.append(mark.parent.name)
+        return found
+
+    def confirm(self, slide_id: str) -> None:
+        """Say that a slide is recorded. Blocks."""
+        (self._slides / slide_id / _UNRECORDED).unlink(missing_ok=True)
+
+    def remove(self, slide_id: str) -> None:
+        """Remove a slide that is not recorded; cut short, the rest is swept like an upload. Blocks."""
+        going = self._uploads / slide_id
+        with contextlib.suppress(FileNotFoundError):
+            (self._slides / slide_id).rename(going)
+        shutil.rmtree(going, ignore_errors=True)
 
     async def receive(
         self, draft: Draft, stream: AsyncIterator[bytes], content_type: str, announced: int | None, filename: str | None
@@ -126,7 +166,7 @@ class UploadStore:
         allowed = self._max_bytes if multipart is None else self._max_bytes + _MULTIPART_OVERHEAD
         if announced is not None and announced > allowed:
             raise self._too_large()
-        sink = await asyncio.to_thread(_Sink, draft.folder / _ARRIVING)
+        sink = _Sink(draft.folder / _ARRIVING)
         try:
             if multipart is None:
                 async for chunk in stream:
@@ -267,7 +307,12 @@ def _boundary(content_type: str) -> bytes | None:
 
 def _create_locked(folder: Path) -> int:
     folder.mkdir(parents=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        folder.rmdir()
+        raise
+    # Nobody else can hold it: a sweeper leaves a folder of this age alone.
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return handle
 

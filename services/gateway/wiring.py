@@ -35,6 +35,7 @@ from services.gateway.registration import Registrar
 from services.gateway.settings import GatewaySettings
 from services.gateway.showing import Showing
 from services.gateway.submission import Defaults, Submissions
+from services.gateway.sweeping import Sweeper
 from services.gateway.trace import GatewayMetrics, Observe
 from services.gateway.uploads import UploadStore
 from services.gateway.version import version
@@ -69,6 +70,11 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         queries = Queries(database)
         uploads = UploadStore(settings.microtome_data_dir, settings.max_upload_bytes)
         await asyncio.to_thread(uploads.open)
+        sweeper = Sweeper(uploads, log)
+        sweeper.start()
+        stack.push_async_callback(sweeper.stop)
+        registrar = Registrar(log)
+        stack.push_async_callback(registrar.finish)
         pixels = Pixels(settings.gateway_pixel_workers)
         stack.push_async_callback(pixels.close)
         # The hub shows what the places say, and the places tell the hub when they change.
@@ -89,7 +95,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             workflows=Workflows(log, limits),
             showing=showing,
             submissions=Submissions(log, queries, defaults),
-            registrar=Registrar(log),
+            registrar=registrar,
             uploads=uploads,
             artifacts=ArtifactStore(settings.microtome_data_dir / "artifacts"),
             pixels=pixels,

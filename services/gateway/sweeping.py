@@ -1,0 +1,55 @@
+"""Slides that were moved into place but perhaps never recorded: the log decides.
+
+Promises: what an outage or a kill left between the rename and the append is either confirmed or removed, within
+minutes after the log answers again. Refuses: to touch a folder that was ever confirmed; a database that was
+restored from an old copy must not cost files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from microtome.errors import MicrotomeError
+from microtome.eventlog.log import EventLog
+from services.gateway.uploads import UploadStore
+
+SWEEP_EVERY_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Looks at the start and every minute. Several gateways may sweep the same folders."""
+
+    def __init__(self, uploads: UploadStore, log: EventLog) -> None:
+        self._uploads = uploads
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run(), name="sweep slides")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def sweep(self) -> None:
+        """Decide on every folder that nobody is at work on. Raises `Unavailable`."""
+        for slide_id in await asyncio.to_thread(self._uploads.unrecorded):
+            if await self._log.read_stream(f"slide-{slide_id}"):
+                await asyncio.to_thread(self._uploads.confirm, slide_id)
+            else:
+                await asyncio.to_thread(self._uploads.remove, slide_id)
+                logger.warning("slide %s was never recorded; its file is removed", slide_id)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except (MicrotomeError, OSError) as error:
+                logger.warning("half-stored slides are looked at later: %s", error)
+            await asyncio.sleep(SWEEP_EVERY_S)
