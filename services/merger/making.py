@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from microtome.contracts.messages import JobResult, JobType, MergeWork, MppSourc
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.grid import Grid
 from microtome.slides.thumbnail import cached_thumbnail
-from microtome.tilestore import ResultStore
+from microtome.tilestore import ResultGone, ResultStore
 from microtome.tissue.mask import TissueMask
-from microtome.tissue.store import encode_png, load_mask
+from microtome.tissue.store import encode_png
 from microtome.tissue.tiles import tiles_with_tissue
 
 THUMBNAIL_PIXELS = 512
@@ -51,10 +51,10 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
     """Write every artifact of the job into `folder`; return the result, without the list of artifacts.
 
     `progress(tiles, cells)` is called after each tile. Raises `ResultGone` when a tile that has tissue has no whole
-    result, `NotFound` without the tissue mask.
+    result, or without the tissue mask; whatever is damaged is gone then, so that one more attempt makes it again.
     """
     began = time.perf_counter()
-    mask = load_mask(order.results.tissue(order.work.tissue_key))
+    mask = order.results.mask(order.work.tissue_key)
     (folder / "tissue_mask.png").write_bytes(encode_png(mask))
     # A slide's jobs are merged one after the other, by this process or its like.
     picture = cached_thumbnail(order.slide_path, PREVIEW_PIXELS)
@@ -78,8 +78,18 @@ def _tiles(order: Order, mask: TissueMask) -> Iterator[TileCells]:
     wanted = tiles_with_tissue(Grid(work.grid_width, work.grid_height, work.tile_size, work.halo), mask, work.scale)
     rows = np.array([tile.row for tile in wanted], np.int64)
     columns = np.array([tile.column for tile in wanted], np.int64)
-    for index in np.argsort(hilbert_index(columns, rows, 20), kind="stable"):
-        yield order.results.read(work.content_key, int(rows[index]), int(columns[index]))
+    order_on_slide = np.argsort(hilbert_index(columns, rows, 20), kind="stable")
+    addresses = [(int(rows[index]), int(columns[index])) for index in order_on_slide]
+    for at, address in enumerate(addresses):
+        try:
+            tile = order.results.read(work.content_key, *address)
+        except ResultGone:
+            # A disk that spoiled one file spoiled others: found one an attempt, they would use up the attempts.
+            for later in addresses[at + 1 :]:
+                with suppress(ResultGone):
+                    order.results.read(work.content_key, *later)
+            raise
+        yield tile
 
 
 def _write_cells(

@@ -241,7 +241,7 @@ class PlanHandler:
         elif parameters is not None and parameters.assume_mpp is not None and mpp is None:
             mpp, mpp_source = parameters.assume_mpp, MppSource.ASSUMED
         path = self._settings.microtome_data_dir / slide.path
-        return SlideSource(path=path, sha256=slide.sha256, mpp=mpp), mpp_source
+        return SlideSource(tenant=context.user_id, path=path, sha256=slide.sha256, mpp=mpp), mpp_source
 
 
 def _stage(stage: str, seconds: float) -> StageSeconds:

@@ -16,12 +16,13 @@ from microtome.errors import InvalidRequest
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.reading import pad_reflect
 from microtome.segmentation.run import content_key, sample_histogram
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
-from microtome.tilestore import LocalPixelStore, ResultStore, pixel_key
+from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
 from microtome.tissue.mask import find_tissue
-from microtome.tissue.store import load_mask, save_mask
+from microtome.tissue.store import save_mask
 from microtome.tissue.tiles import tiles_with_tissue
 
 # Raise it when the mask of the same slide would come out differently.
@@ -30,8 +31,13 @@ _TISSUE_ALGORITHM = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlideSource:
-    """A slide and how it is to be read. `mpp`: µm per level-0 pixel, None if nobody knows."""
+    """A slide and how it is to be read. `mpp`: µm per level-0 pixel, None if nobody knows.
 
+    `tenant`: whose it is. Results are shared among a tenant's jobs and no further: how fast a job was, and how many of
+    its tiles had a result, would tell one user what slides another has.
+    """
+
+    tenant: str
     path: Path
     sha256: str
     mpp: float | None
@@ -78,9 +84,11 @@ def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
     """Find the tissue of a slide, or find that it was found before."""
     began = time.perf_counter()
     key = _tissue_key(source)
-    path = ResultStore(results).tissue(key)
-    if not path.is_file():
-        save_mask(find_tissue(source.path, source.mpp), path)
+    store = ResultStore(results)
+    try:
+        store.mask(key)
+    except ResultGone:
+        save_mask(find_tissue(source.path, source.mpp), store.tissue(key))
     return TissuePlan(tissue_key=key, seconds=time.perf_counter() - began)
 
 
@@ -89,8 +97,8 @@ def plan_tiles(
 ) -> TilePlan:
     """Lay the grid, skip glass, measure the normalisation on at most `samples` tiles.
 
-    Raises `UnknownMpp`, `UnreadableSlide`, `ConfigurationError` for a grid without cores, and `InvalidRequest` for a
-    halo with which tiles would not join exactly.
+    Raises `UnknownMpp`, `UnreadableSlide`, `ResultGone` without the tissue mask, `ConfigurationError` for a grid without
+    cores, and `InvalidRequest` for a halo with which tiles would not join exactly.
     """
     began = time.perf_counter()
     model = load_model(model_name)
@@ -100,7 +108,7 @@ def plan_tiles(
             f"seams would come out differently. Choose a halo of at least {model.halo_min}, or leave it out."
         )
     reader = open_cached(source.path, source.mpp, model.mpp)
-    mask = load_mask(ResultStore(results).tissue(tissue_key))
+    mask = ResultStore(results).mask(tissue_key)
     grid = Grid(reader.width, reader.height, tile_size, halo)
     wanted = tiles_with_tissue(grid, mask, reader.scale[0])
     normalisation = Normalisation.from_histogram(sample_histogram(reader, wanted, samples), model.percentiles)
@@ -109,6 +117,7 @@ def plan_tiles(
         "tile_size": tile_size,
         "halo": halo,
         "normalisation": asdict(normalisation),
+        "tenant": source.tenant,
     }
     return TilePlan(
         content_key=content_key(source.sha256, model, parameters),
@@ -142,13 +151,12 @@ def decode_tiles(
     pixels = LocalPixelStore(store)
     keys = []
     for row, column in addresses:
-        padded = grid.tile(row, column).padded
         key = pixel_key(job_id, attempt, row, column)
-        pixels.put(key, reader.read(padded.x, padded.y, padded.width, padded.height))
+        pixels.put(key, pad_reflect(reader, grid.tile(row, column).padded))
         keys.append(key)
     return tuple(keys), time.perf_counter() - began
 
 
 def _tissue_key(source: SlideSource) -> str:
-    facts = json.dumps([_TISSUE_ALGORITHM, source.sha256, source.mpp])
+    facts = json.dumps([_TISSUE_ALGORITHM, source.tenant, source.sha256, source.mpp])
     return hashlib.sha256(facts.encode()).hexdigest()

@@ -14,7 +14,6 @@ import shapely
 from PIL import Image
 
 from microtome.contracts.messages import JobType, MergeWork, MppSource, Normalisation, SlideRegistered, StageSeconds
-from microtome.errors import NotFound
 from microtome.segmentation.cells import write_cells
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid
@@ -192,10 +191,26 @@ def test_a_tile_without_its_result_is_never_skipped(damaged: Order, tmp_path: Pa
         assert (row, column) not in damaged.results.known(KEY)
 
 
-def test_without_the_mask_nothing_is_made(damaged: Order, tmp_path: Path) -> None:
-    damaged.results.tissue(TISSUE).unlink()
-    with pytest.raises(NotFound):
+def test_one_attempt_finds_every_damaged_tile(damaged: Order, tmp_path: Path) -> None:
+    spoiled = sorted(damaged.results.known(KEY))[::2]
+    whole = damaged.results.known(KEY) - set(spoiled)
+    assert len(spoiled) > 1
+    for address in spoiled:
+        path = damaged.results.tile(KEY, *address)
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ResultGone) as gone:
         make_artifacts(damaged, tmp_path, lambda _tiles, _cells: None)
+    assert gone.value.transient
+    assert damaged.results.known(KEY) == whole
+
+
+def test_without_the_mask_nothing_is_made_and_a_damaged_one_is_removed(damaged: Order, tmp_path: Path) -> None:
+    mask = damaged.results.tissue(TISSUE)
+    mask.write_bytes(mask.read_bytes()[:100])
+    for _ in range(2):
+        with pytest.raises(ResultGone):
+            make_artifacts(damaged, tmp_path, lambda _tiles, _cells: None)
+        assert not mask.exists()
 
 
 def test_an_empty_slide_says_so(damaged: Order, tmp_path: Path) -> None:

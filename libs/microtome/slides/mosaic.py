@@ -20,7 +20,6 @@ from microtome.errors import InvalidRequest, TooLarge
 from microtome.slides.inspection import inspect_slide
 from microtome.slides.opening import cached_slide, read_block
 from microtome.slides.pyramid import TILE, write_pyramid
-from microtome.slides.reader import reflected
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,8 +34,7 @@ def write_mosaic(source: Path, out: Path, *, width: int, height: int, mpp: float
         raise InvalidRequest(f"A mosaic has 1 to {MAX_SIZE} pixels a side, not {width} x {height}.")
     mpp = mpp if mpp is not None else inspect_slide(source).mpp
     picture = _whole(source)
-    rows = reflected(0, height, picture.shape[0])
-    columns = reflected(0, width, picture.shape[1])
+    rows, columns = _repeated(picture.shape[0], height), _repeated(picture.shape[1], width)
 
     def bands() -> Iterator[Pixels]:
         for y in range(0, height, TILE):
@@ -44,6 +42,11 @@ def write_mosaic(source: Path, out: Path, *, width: int, height: int, mpp: float
 
     description = f"Mosaic made by Microtome for benchmarks: {source.name} repeated by reflection."
     write_pyramid(out, width, height, bands(), compression="jpeg", mpp=mpp, description=description)
+
+
+def _repeated(size: int, length: int) -> npt.NDArray[np.intp]:
+    """Which of `size` lines each of `length` lines shows: there and back again."""
+    return np.pad(np.arange(size), (0, max(0, length - size)), mode="reflect" if size > 1 else "edge")[:length]
 
 
 def _whole(source: Path) -> Pixels:

@@ -1,8 +1,9 @@
 """Regions of a slide at the model's pixel size.
 
 Promises: a region's pixels never depend on how the slide was tiled: any two overlapping reads agree exactly.
-Outside of the slide the picture is reflected. Missing parts of a scan are white.
-Refuses: to apply ICC profiles (models were trained without), to guess a pixel size, to read unbounded regions.
+Missing parts of a scan are white.
+Refuses: to read outside of the slide (what the network sees there is made of what lies inside), to apply ICC profiles
+(models were trained without), to guess a pixel size, to read unbounded regions.
 
 Coordinates: model pixel `i` covers level 0 from `i * scale` to `(i + 1) * scale`, measured in pixel edges. So a
 polygon whose vertices lie on pixel *edges* maps by `level0 = model * scale`, and one whose vertices are pixel
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,21 +27,6 @@ Pixels = npt.NDArray[np.uint8]
 
 SNAP = 0.02
 MAX_REGION_PIXELS = 1 << 25
-
-
-class RegionReader(Protocol):
-    """What an engine needs of a slide: its size and its pixels, in model pixels."""
-
-    @property
-    def width(self) -> int:
-        """In model pixels."""
-
-    @property
-    def height(self) -> int:
-        """In model pixels."""
-
-    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """`[height, width, 3]` uint8, reflected outside of the slide."""
 
 
 class SlideReader:
@@ -77,22 +62,18 @@ class SlideReader:
         return self.slide_mpp * self.scale[0]
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """`[height, width, 3]` uint8 at model pixels (`x`, `y`), reflected where it lies outside of the slide.
+        """`[height, width, 3]` uint8 at model pixels (`x`, `y`), inside the slide.
 
-        Raises `UnreadableSlide` when the data cannot be decoded, `TooLarge` for more than 2**25 pixels.
+        Raises `InvalidRequest` for a region that is not, `UnreadableSlide` when the data cannot be decoded, `TooLarge`
+        for more than 2**25 pixels.
         """
         if width < 1 or height < 1:
             raise InvalidRequest(f"A region needs a positive size, not {width} x {height}.")
         if width * height > MAX_REGION_PIXELS:
             raise TooLarge(f"A region of {width} x {height} pixels is more than is read at once.")
-        columns = reflected(x, width, self.width)
-        rows = reflected(y, height, self.height)
-        left, top = int(columns.min()), int(rows.min())
-        right, bottom = int(columns.max()) + 1, int(rows.max()) + 1
-        inside = self._view.read(left, top, right - left, bottom - top)
-        if (left, top, right - left, bottom - top) == (x, y, width, height):
-            return inside
-        return np.ascontiguousarray(inside[(rows - top)[:, None], (columns - left)[None, :]])
+        if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
+            raise InvalidRequest(f"Region {width} x {height} at ({x}, {y}) is not inside {self.width} x {self.height}.")
+        return self._view.read(x, y, width, height)
 
     def to_level0(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Points `[…, 2]` (x, y) that name pixel centres, from model pixels to level-0 pixels."""
@@ -109,22 +90,6 @@ class SlideReader:
 def open_cached(path: Path, mpp: float | None, target_mpp: float = 0.5) -> SlideReader:
     """A reader that this process keeps; for workers that read many tiles of few slides."""
     return SlideReader(path, mpp, target_mpp)
-
-
-def reflected(start: int, count: int, length: int) -> npt.NDArray[np.int64]:
-    """Indices into `0 … length - 1` for `start … start + count - 1`, reflected without repeating the edge."""
-    if length == 1:
-        return np.zeros(count, np.int64)
-    period = 2 * (length - 1)
-    index = np.arange(start, start + count, dtype=np.int64) % period
-    return np.minimum(index, period - index)
-
-
-def pad_reflect(image: Pixels, top: int, bottom: int, left: int, right: int) -> Pixels:
-    """Pad `[h, w, 3]` by reflection, further than its own size where asked."""
-    rows = reflected(-top, top + image.shape[0] + bottom, image.shape[0])
-    columns = reflected(-left, left + image.shape[1] + right, image.shape[1])
-    return np.ascontiguousarray(image[rows[:, None], columns[None, :]])
 
 
 def _scale(mpp: float, target_mpp: float) -> tuple[float, tuple[str, ...]]:

@@ -5,16 +5,20 @@ computes it), and the tile. So the same key always means the same bytes: one mec
 resume after a crash, safe redelivery and a cache.
 
 Promises: a tile that is `known` has a whole file; one that cannot be read is forgotten, and the next attempt makes it
-again. Refuses: to know what is inside.
+again; so is a tissue mask. Refuses: to know what is inside.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from microtome.errors import InvalidRequest, MicrotomeError
+from microtome.errors import InvalidRequest, MicrotomeError, NotFound, UnreadableSlide
 from microtome.segmentation.cells import TileCells, read_cells
+
+if TYPE_CHECKING:
+    from microtome.tissue.mask import TissueMask
 
 
 class ResultGone(MicrotomeError):
@@ -62,6 +66,20 @@ class ResultStore:
             return frozenset()
         matches = (_TILE.fullmatch(path.name) for path in folder.iterdir())
         return frozenset((int(match[1]), int(match[2])) for match in matches if match)
+
+    def mask(self, key: str) -> TissueMask:
+        """Return a tissue mask that was found before. Raises `ResultGone`."""
+        # Whoever runs the network has no use for what reads slides.
+        from microtome.tissue.store import load_mask
+
+        path = self.tissue(key)
+        try:
+            return load_mask(path)
+        except NotFound as error:
+            raise ResultGone("The tissue mask is gone.") from error
+        except UnreadableSlide as error:
+            path.unlink(missing_ok=True)
+            raise ResultGone(f"The tissue mask was damaged: {error.detail}") from error
 
     def tissue(self, key: str) -> Path:
         """Return where the tissue mask of this key lies or will lie; the folder exists afterwards."""

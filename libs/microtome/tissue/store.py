@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +24,11 @@ from microtome.errors import NotFound, UnreadableSlide
 from microtome.tissue.mask import TissueMask, TissueParameters
 
 _VERSION = 1
+# What reading a damaged file raises, depending on which of its bytes are wrong.
+_DAMAGE = (
+    ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, MemoryError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def save_mask(mask: TissueMask, path: Path) -> None:
@@ -65,7 +72,7 @@ def load_mask(path: Path) -> TissueMask:
         return TissueMask(bits=bits, downsample=(across, down), parameters=parameters, notes=notes, **head)
     except FileNotFoundError as error:
         raise NotFound(f"There is no tissue mask {path.name}.") from error
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UnreadableSlide(f"{path.name} is not a readable tissue mask: {error}.") from error
 
 

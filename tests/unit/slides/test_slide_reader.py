@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from microtome.errors import InvalidRequest, TooLarge, UnknownMpp, UnreadableSlide
+from microtome.segmentation.grid import Rect
+from microtome.segmentation.reading import pad_reflect
 from microtome.slides.pyramid import write_pyramid
-from microtome.slides.reader import SlideReader, pad_reflect
+from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import paint
 
 WIDTH, HEIGHT = 1100, 900
@@ -43,8 +45,8 @@ def test_overlapping_reads_agree_exactly(slide: Path, mpp: float, data: st.DataO
     y = data.draw(st.integers(-80, reader.height + 20))
     width, height = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 120))
     dx, dy = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    first = reader.read(x, y, width, height)
-    second = reader.read(x + dx, y + dy, 130, 130)
+    first = pad_reflect(reader, Rect(x, y, width, height))
+    second = pad_reflect(reader, Rect(x + dx, y + dy, 130, 130))
     assert first.shape == (height, width, 3)
     assert first.dtype == np.uint8
     assert np.array_equal(first[dy:, dx:], second[: height - dy, : width - dx])
@@ -115,18 +117,14 @@ def test_a_level_that_divides_evenly_is_read_in_place_of_level_0(slide: Path, pi
     assert np.array_equal(reader.read(10, 20, 300, 200), half[20:220, 10:310])
 
 
-def test_outside_is_reflected(slide: Path, picture: np.ndarray) -> None:
+def test_outside_is_reflected_by_the_one_rule(slide: Path, picture: np.ndarray) -> None:
     reader = SlideReader(slide, 0.5)
-    got = reader.read(-30, HEIGHT - 20, 64, 64)
+    got = pad_reflect(reader, Rect(-30, HEIGHT - 20, 64, 64))
     expected = np.pad(picture, ((0, 64), (30, 0), (0, 0)), mode="reflect")[HEIGHT - 20 : HEIGHT + 44, :64]
     assert np.array_equal(got, expected)
-
-
-def test_padding_reaches_further_than_the_picture() -> None:
-    small = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    padded = pad_reflect(small, 5, 4, 7, 6)
-    assert np.array_equal(padded, np.pad(small, ((5, 4), (7, 6), (0, 0)), mode="reflect"))
-    assert np.array_equal(pad_reflect(small[:1, :1], 2, 2, 2, 2), np.broadcast_to(small[0, 0], (5, 5, 3)))
+    for x, y in ((-1, 0), (0, -1), (WIDTH - 63, 0), (0, HEIGHT - 63)):
+        with pytest.raises(InvalidRequest, match="not inside"):
+            reader.read(x, y, 64, 64)
 
 
 def test_points_map_by_centres_and_by_edges(slide: Path) -> None:
@@ -184,6 +182,6 @@ def test_damage_met_while_reading_is_typed_and_does_not_stick(tmp_path: Path, sl
 )  # fmt: skip
 def test_real_slides_read_the_same_in_any_tiling(name: str, mpp: float) -> None:
     reader = SlideReader(SLIDES / name, mpp)
-    whole = reader.read(-16, -16, 700, 600)
+    whole = pad_reflect(reader, Rect(-16, -16, 700, 600))
     for y, x in [(0, 0), (83, 211), (300, 177), (599 - 150, 699 - 200)]:
-        assert np.array_equal(reader.read(x - 16, y - 16, 200, 150), whole[y : y + 150, x : x + 200])
+        assert np.array_equal(pad_reflect(reader, Rect(x - 16, y - 16, 200, 150)), whole[y : y + 150, x : x + 200])

@@ -135,6 +135,14 @@ def test_masks_are_kept_as_they_are(tmp_path: Path) -> None:
     path.write_bytes(first[: len(first) // 2])
     with pytest.raises(UnreadableSlide):
         load_mask(path)
+    unreadable = 0
+    for at in range(0, len(first), 3):
+        path.write_bytes(first[:at] + bytes([first[at] ^ 255]) + first[at + 1 :])
+        try:
+            load_mask(path)
+        except UnreadableSlide:  # and nothing else
+            unreadable += 1
+    assert unreadable > len(first) / 6
 
 
 # Shares of tissue by eye; tiles are halved, so that structures have about the size they have in a slide's mask.
