@@ -28,6 +28,7 @@ async def serve(stop: asyncio.Event) -> None:
     """Work on the queue of the configured model until `stop` is set."""
     settings = InferenceSettings.from_environment()
     model = load_model(settings.instanseg_model)
+    model.require_halo(settings.tile_overlap)
     async with connected("inference", settings) as process:
         engine = await asyncio.to_thread(OnnxRuntimeEngine, model, "auto", settings.inference_threads)
         if engine.note:

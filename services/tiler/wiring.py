@@ -8,6 +8,7 @@ from microtome.bus.queue import Delivery
 from microtome.bus.topology import PLAN
 from microtome.errors import MicrotomeError
 from microtome.process import connected, until
+from microtome.segmentation.model import load_model
 from microtome.telemetry.metrics import WorkerMetrics
 from services.tiler.clearing import clear_tile_store
 from services.tiler.decoders import Decoders
@@ -18,6 +19,8 @@ from services.tiler.settings import TilerSettings
 async def serve(stop: asyncio.Event) -> None:
     """Work on `work.plan` until `stop` is set."""
     settings = TilerSettings.from_environment()
+    # Better no tiler than one that fails every job.
+    load_model(settings.instanseg_model).require_halo(settings.tile_overlap)
     async with connected("tiler", settings) as process:
         metrics = WorkerMetrics(process.registry)
         decoders = Decoders(settings.decoders)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.errors import ModelMismatch, UnknownModel
+from microtome.errors import ConfigurationError, ModelMismatch, UnknownModel
 
 EMBEDDED = "embedded"
 _SHIPPED = Path(__file__).parent / "models"
@@ -57,6 +57,14 @@ class Model:
     overlap_threshold: float
     min_size: int
     pixel_classifier: PixelClassifier
+
+    def require_halo(self, halo: int) -> None:
+        """Raise `ConfigurationError` for a halo, in model pixels, with which tiles would not join exactly."""
+        if halo < self.halo_min:
+            raise ConfigurationError(
+                f"Model '{self.name}' needs a halo (TILE_OVERLAP) of at least {self.halo_min} pixels, not {halo}; with "
+                "less, cells at seams would come out differently."
+            )
 
 
 def load_model(name_or_path: str | Path) -> Model:

@@ -88,8 +88,7 @@ def segment(
         raise ConfigurationError(
             f"The grid is for {grid.width} × {grid.height} pixels, the slide has {reader.width} × {reader.height}."
         )
-    if grid.halo < model.halo_min:
-        raise ConfigurationError(f"Model '{model.name}' needs a halo of {model.halo_min} pixels, not {grid.halo}.")
+    model.require_halo(grid.halo)
     size = engine.batch_size if batch_size is None else batch_size
     if size < 1 or workers < 1:
         raise ConfigurationError(f"batch_size {size} and workers {workers} must be at least 1.")
