@@ -1,5 +1,5 @@
 # Microtome. `make help` lists what there is to do.
-# Needs: make and Python 3.11+. Everything else is installed into .venv.
+# Needs: make and Python 3.11 to 3.14. Everything else is installed into .venv.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -85,15 +85,15 @@ clean: ## remove .venv and every cache; results in .microtome stay
 
 # -- the environment ------------------------------------------------------------------------------
 
-# The interpreter: PYTHON if given, else the first of these that runs and is new enough.
+# The interpreter: PYTHON if given, else the first of these that runs and that all locked packages are built for.
 define find_python
-	for candidate in "$(PYTHON)" $(if $(PYTHON),,python3 python3.13 python3.12 python3.11 python); do \
-	  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	for candidate in "$(PYTHON)" $(if $(PYTHON),,python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then \
 	    found="$$candidate"; break; \
 	  fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "Python 3.11 or newer is needed$(if $(PYTHON), and PYTHON=$(PYTHON) is not,). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	  echo "Python 3.11 to 3.14 is needed$(if $(PYTHON), and PYTHON=$(PYTHON) is not,). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; \
 	fi
 endef

@@ -76,7 +76,8 @@ def download(url: str, target: Path, sha256: str) -> None:
         if digest.hexdigest() != sha256:
             raise DownloadFailed(f"{url} is not the file it should be (sha256 {digest.hexdigest()}).")
         partial.replace(target)
-    except (httpx.HTTPError, OSError) as error:
+    # The last three: proxy settings that httpx cannot use, such as ALL_PROXY=socks5://… without a SOCKS package.
+    except (httpx.HTTPError, OSError, httpx.InvalidURL, ImportError, ValueError) as error:
         raise DownloadFailed(f"No slide from the internet ({str(error) or type(error).__name__}).") from error
     finally:
         partial.unlink(missing_ok=True)

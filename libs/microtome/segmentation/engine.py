@@ -65,7 +65,7 @@ class OnnxRuntimeEngine:
         if device not in {"auto", "cpu", "cuda"} or threads < 0:
             raise ConfigurationError(f"There is no engine for device '{device}' with {threads} threads.")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or _cores()
         options.inter_op_num_threads = 1
         # Waiting threads would take the cores that the head needs beside the network.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -107,3 +107,10 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise EngineFailed(f"The network failed on {count} tiles: {type(error).__name__}: {error}") from error
         return logits
+
+
+def _cores() -> int:
+    """How many cores this process may use; all of the machine's where the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

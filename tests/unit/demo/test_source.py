@@ -59,6 +59,17 @@ def test_offline_a_synthetic_slide_is_made_once_and_called_so(tmp_path: Path, mo
     assert choose("", tmp_path, said.append).path.stat().st_mtime_ns == made
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "gopher://127.0.0.1:1080", "http://[broken"])
+def test_a_proxy_that_cannot_be_used_is_like_being_offline(
+    proxy: str, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(DownloadFailed, match="No slide from the internet"):
+        download(f"{site}/slide.svs", tmp_path / "slide.svs", "0" * 64)
+
+
 def test_the_cached_slide_is_taken_only_if_it_is_whole(
     tmp_path: Path, small_slide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper
 
 from microtome.errors import ConfigurationError, InvalidRequest, Unavailable
 from microtome.segmentation.embed import embed
-from microtome.segmentation.engine import EngineFailed, OnnxRuntimeEngine
+from microtome.segmentation.engine import EngineFailed, OnnxRuntimeEngine, _cores
 from microtome.segmentation.model import Model
 
 SHARED = Path(__file__).parents[4] / "shared" / "models"
@@ -129,3 +130,8 @@ def test_a_run_that_fails_may_be_tried_again(model: Model, tmp_path: Path) -> No
     with pytest.raises(EngineFailed, match="1 tiles") as failed:
         failing.infer(*batch(1))
     assert failed.value.transient
+
+
+def test_all_cores_are_counted_where_a_process_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert _cores() == os.cpu_count()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 import struct
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import tifffile
 
 from microtome.errors import TooLarge, UnreadableSlide
-from microtome.slides import sandbox
+from microtome.slides import intake, sandbox
 from microtome.slides.conversion import make_readable
 from microtome.slides.facts import SlideFacts, judge_pixel_size
 from microtome.slides.inspection import inspect_slide
@@ -177,3 +178,15 @@ def test_the_intake_process_answers_in_json(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run(command, capture_output=True, check=True, cwd=root, env={"PYTHONPATH": str(root / "libs")})
     assert json.loads(done.stdout)["error"]["code"] == "unreadable-slide"
+
+
+def test_the_intake_works_where_memory_cannot_be_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def as_on_macos(kind: int, limits: tuple[int, int]) -> None:
+        if kind == resource.RLIMIT_AS:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", as_on_macos)
+    assert intake.main([str(tmp_path / "none.svs"), "--memory-bytes", "1000000000"]) == 0
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unreadable-slide"
