@@ -21,8 +21,11 @@ from typing import Any
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from microtome.bus import subjects
 from microtome.bus.bus import Bus
 from microtome.bus.jetstream import JetStreamBus
+from microtome.contracts.codec import to_bytes
+from microtome.contracts.messages import ServiceAlive
 from microtome.domain.limits import Limits
 from microtome.errors import MicrotomeError
 from microtome.eventlog.database import Database
@@ -41,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # Time for a cancelled task to clear up, before it is cancelled again.
 CANCEL_AGAIN_S = 3.0
+# Between two announcements that a process is there.
+ALIVE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +77,12 @@ async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Proce
         event_log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))
         bus = await JetStreamBus.connect(settings.microtome_nats_url, name=name)
         stack.push_async_callback(bus.close)
+        owner = f"{name}@{socket.gethostname()}:{os.getpid()}"
+        stack.push_async_callback(end, asyncio.create_task(_say_alive(bus, name, owner), name="say alive"))
         log.info("connected")
         yield Process(
             name=name,
-            owner=f"{name}@{socket.gethostname()}:{os.getpid()}",
+            owner=owner,
             database=database,
             log=event_log,
             queries=Queries(database),
@@ -86,6 +93,16 @@ async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Proce
             workflows=Workflows(event_log, Limits(max_attempts=settings.max_attempts)),
             registry=registry,
         )
+
+
+async def _say_alive(bus: Bus, name: str, owner: str) -> None:
+    """Tell whoever shows the installation that this process is there. No fact depends on it."""
+    while True:
+        try:
+            await bus.announce(subjects.service(name), to_bytes(ServiceAlive(name=name, owner=owner)))
+        except MicrotomeError as error:
+            log.warning("nobody heard that this process is alive: %s", error)
+        await asyncio.sleep(ALIVE_EVERY_S)
 
 
 async def until(stop: asyncio.Event, *ending: Awaitable[None]) -> None:

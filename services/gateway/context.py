@@ -16,6 +16,7 @@ from microtome.eventlog.database import Database
 from microtome.eventlog.log import EventLog
 from microtome.readmodels.queries import Queries
 from microtome.workflows import Workflows
+from services.gateway.attendance import Attendance
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
@@ -45,6 +46,7 @@ class Gateway:
     artifacts: ArtifactStore
     pixels: Pixels
     hub: Hub
+    attendance: Attendance
     places: Places
     metrics: GatewayMetrics
 

@@ -69,4 +69,4 @@ async def _services(gateway: Gateway) -> list[views.ServiceSeen]:
         places = views.ServiceSeen(name="log", state="lagging", detail="what jobs wait for may be out of date")
     else:
         places = views.ServiceSeen(name="log", state="ok", detail="followed")
-    return [postgres, bus, places]
+    return [postgres, bus, places, *gateway.attendance.services()]

@@ -197,10 +197,10 @@ class Limits(View):
 
 
 class ServiceSeen(View):
-    """A part of the system and whether it answers."""
+    """A part of the system and whether it answers; of workers, whether they were heard in the last 15 seconds."""
 
     name: str
-    state: Literal["ok", "lagging", "unreachable", "unknown"]
+    state: Literal["ok", "lagging", "silent", "unreachable", "unknown"]
     detail: str
 
 

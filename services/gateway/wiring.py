@@ -26,6 +26,7 @@ from microtome.readmodels.queries import Queries
 from microtome.segmentation.model import load_model
 from microtome.workflows import Workflows
 from services.gateway import health, jobs, live, page, problems, slides, views, workflows
+from services.gateway.attendance import Attendance
 from services.gateway.body_limit import BodyLimit
 from services.gateway.context import Gateway
 from services.gateway.hub import Hub
@@ -81,6 +82,9 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         places = Places(log, limits, lambda: hub.places_changed())  # noqa: PLW0108 - the hub comes later
         showing = Showing(database, queries, PostgresLeases(database), places)
         hub = Hub(bus, showing.versions)
+        attendance = Attendance(bus)
+        attendance.start()
+        stack.push_async_callback(attendance.stop)
         places.start()
         stack.push_async_callback(places.stop)
         hub.start()
@@ -100,6 +104,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             artifacts=ArtifactStore(settings.microtome_data_dir / "artifacts"),
             pixels=pixels,
             hub=hub,
+            attendance=attendance,
             places=places,
             metrics=metrics,
         )

@@ -92,6 +92,11 @@ def progress_of(user: str, workflow_id: str = "*") -> str:
     return f"progress.{token(user, 'user id')}.{workflow}.*"
 
 
+def service(name: str) -> str:
+    """`service.<name>`: a worker process is there (lossy). Raises: InvalidRequest."""
+    return f"service.{token(name, 'service')}"
+
+
 def matches(pattern: str, subject: str) -> bool:
     """Return whether `subject` matches `pattern` by the rules of NATS (`*` one token, `>` one or more)."""
     wanted, given = pattern.split("."), subject.split(".")

@@ -366,6 +366,16 @@ class JobProgress(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAlive(Message):
+    """Subject service.<name>: a worker process says that it is there, every 5 s. May be lost."""
+
+    name: str = ""
+    """scheduler, tiler, inference or merger."""
+    owner: str = ""
+    """Names the process; nobody else ever has the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Message):
     """Subject dead.<queue>: a message that could not be worked on."""
 
@@ -416,5 +426,6 @@ ALL: tuple[type[Message], ...] = (
     TilesInferred,
     MergeWork,
     JobProgress,
+    ServiceAlive,
     DeadLetter,
 )

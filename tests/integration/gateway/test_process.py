@@ -21,11 +21,11 @@ UPLOAD_MIB = int(os.environ.get("MICROTOME_TEST_UPLOAD_MIB", "256"))
 
 
 @asynccontextmanager
-async def process(**environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(module: str = "services.gateway", /, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "services.gateway",
+        module,
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'libs'}:{ROOT}", **environment},
         stdout=asyncio.subprocess.PIPE,

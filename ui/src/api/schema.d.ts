@@ -635,7 +635,7 @@ export interface components {
         };
         /**
          * ServiceSeen
-         * @description A part of the system and whether it answers.
+         * @description A part of the system and whether it answers; of workers, whether they were heard in the last 15 seconds.
          */
         ServiceSeen: {
             /** Detail */
@@ -646,7 +646,7 @@ export interface components {
              * State
              * @enum {string}
              */
-            state: "ok" | "lagging" | "unreachable" | "unknown";
+            state: "ok" | "lagging" | "silent" | "unreachable" | "unknown";
         };
         /**
          * Slide
