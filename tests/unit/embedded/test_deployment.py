@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_core import PydanticUndefined
 
 from microtome.embedded.supervisor import SERVICES
 
@@ -34,6 +35,45 @@ def test_every_setting_exists_in_the_code(compose: dict[str, Any]) -> None:
     for name in SERVICES:
         for setting in compose["services"][name]["environment"]:
             assert setting in words or setting.lower() in words, f"{setting} of {name} is read nowhere"
+
+
+def settings_of(service: str) -> dict[str, Any]:
+    """The settings of a service and their defaults, by the environment's names."""
+    module = importlib.import_module(f"services.{service}.settings")
+    fields = getattr(module, f"{service.capitalize()}Settings").model_fields
+    return {name.upper(): field.default for name, field in fields.items()}
+
+
+# DECODERS depends on the machine; the page is where the image has it.
+FIXED = {"DECODERS", "MICROTOME_UI_DIR"}
+
+
+def test_every_setting_can_be_chosen_and_has_the_same_default(compose: dict[str, Any]) -> None:
+    own = {"METRICS_HOST": "0.0.0.0", "METRICS_PORT": "9100", "GATEWAY_HOST": "0.0.0.0"}
+    for service in SERVICES:
+        environment = compose["services"][service]["environment"]
+        for name, default in settings_of(service).items():
+            if name == "MICROTOME_UI_DIR":
+                continue
+            assert name in environment, f"{name} of {service} cannot be chosen"
+            if default is not PydanticUndefined and name not in FIXED:
+                expected = own.get(name, f"${{{name}:-{default}}}")
+                assert _plain(environment[name]) in (_plain(expected), str(default)), (service, name)
+
+
+def _plain(value: str) -> str:
+    """Defaults of seconds are floats in the code and whole numbers in the file."""
+    return re.sub(r"(\d+)\.0(?=\}|$)", r"\1", value) if value.startswith("$") else value
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("## Settings (environment)")[2].partition("\n## ")[0]
+    first_column = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    documented = set(re.findall(r"`([A-Z_]+)`", first_column))
+    code = {name for service in SERVICES for name in settings_of(service)}
+    stack = {"MICROTOME_HOME", "NATS_PORT", "POSTGRES_PORT", "NATS_MONITORING_PORT", "METRICS_BASE_PORT"}
+    assert documented == code | stack | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 
 def test_services_share_the_data_and_wait_for_the_servers(compose: dict[str, Any]) -> None:
