@@ -32,6 +32,8 @@ def find() -> Browser:
     failures = []
     for candidate in candidates:
         if not candidate or not Path(candidate).exists():
+            if chosen:
+                failures.append(f"MICROTOME_CHROMIUM={chosen} is not there")
             continue
         attempt = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=60, check=False)
         if attempt.returncode == 0:
@@ -43,7 +45,8 @@ def find() -> Browser:
 def find_or_install() -> Browser:
     """Find a browser; as root on a system with apt, install `chromium` if there is none."""
     found = find()
-    if found.path is not None:
+    # Whoever names a browser means that one.
+    if found.path is not None or os.environ.get("MICROTOME_CHROMIUM"):
         return found
     apt = shutil.which("apt-get")
     if apt is None:

@@ -147,7 +147,7 @@ def stack(running: tuple[EmbeddedStack, ServerThread]) -> EmbeddedStack:
 
 
 @pytest.fixture
-async def visit(chromium_path: Path, stack: EmbeddedStack) -> AsyncIterator[Visit]:
+async def visit(chromium_path: Path, stack: EmbeddedStack, request: pytest.FixtureRequest) -> AsyncIterator[Visit]:
     """A fresh browser; afterwards it must have been clean, whatever the test looked at."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_path)
@@ -156,7 +156,7 @@ async def visit(chromium_path: Path, stack: EmbeddedStack) -> AsyncIterator[Visi
         visit = Visit(await context.new_page(), stack.url)
         await visit.watch(context)
         yield visit
-        await visit.picture("last")
+        await visit.picture(f"{request.node.name}-end")
         await browser.close()
     visit.assert_clean()
 

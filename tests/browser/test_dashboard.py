@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,7 @@ async def test_the_page_outlives_the_gateway(
     visit: Visit, api: Api, running: tuple[EmbeddedStack, ServerThread], tmp_path: Path
 ) -> None:
     visit.expected += ["ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE", "WebSocket connection to"]
+    visit.expected += ["Tile %s failed to load", "status of 503"]
     stack, thread = running
     slide = tmp_path / "large.tif"
     write_synthetic_slide(slide, size=2048, seed=17)
@@ -233,7 +235,22 @@ async def test_the_page_outlives_the_gateway(
     workflow = await api("frida").workflow(await visit.workflow())
     await shows_the_result(page, workflow["jobs"][1])
     assert [job["attempt"] for job in workflow["jobs"]] == [1, 1]
-    await expect(page.get_by_test_id("error-panel")).to_have_count(0)
+    await expect(page.get_by_test_id("error-panel")).to_have_count(0, timeout=15_000)
+    await slide_is_drawn(page)
+
+
+async def slide_is_drawn(page: Page) -> None:
+    """Below the outlines there is a picture: what failed to load was asked for again."""
+    await page.keyboard.press("c")
+    for _ in range(150):
+        # OpenSeadragon draws tissue in colour over the page's grey.
+        shot = await page.get_by_test_id("viewer").screenshot()
+        with Image.open(io.BytesIO(shot)) as picture:
+            saturation = picture.convert("HSV").resize((64, 64)).getchannel("S").tobytes()
+        if sum(value > 60 for value in saturation) > 800:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("the slide stayed blank")
 
 
 async def test_what_belongs_to_one_user_is_not_there_for_another(visit: Visit, api: Api, synthetic: Path) -> None:

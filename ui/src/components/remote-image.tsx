@@ -1,6 +1,7 @@
 /** A picture behind the user header: fetched, shown from a blob, and let go of. */
 
 import { useEffect, useState } from "preact/hooks";
+import { persist } from "../api/persist";
 import { api } from "../session";
 
 export function RemoteImage({ path, alt }: { path: string; alt: string }) {
@@ -9,8 +10,7 @@ export function RemoteImage({ path, alt }: { path: string; alt: string }) {
   useEffect(() => {
     const abort = new AbortController();
     let url: string | null = null;
-    client
-      .blob(path, abort.signal)
+    persist(() => client.blob(path, abort.signal), abort.signal)
       .then((blob) => {
         url = URL.createObjectURL(blob);
         setSource(url);

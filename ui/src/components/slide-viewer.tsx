@@ -2,6 +2,7 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { paths, type Rectangle } from "../api/client";
+import { persist } from "../api/persist";
 import { isAbort, problemOf } from "../api/problem";
 import type { Job, Problem, Slide } from "../api/types";
 import { count } from "../format";
@@ -65,7 +66,7 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
     const open = async (): Promise<void> => {
       // The viewer is the larger part of the page; the list of slides does not wait for it.
       const { SlideStage: Stage, openTiles } = await import("../viewer/slide-stage");
-      const tiles = await openTiles(client, slide, abort.signal);
+      const tiles = await persist(() => openTiles(client, slide, abort.signal), abort.signal, setProblem);
       if (abort.signal.aborted || !host.current) return;
       stage.current = new Stage(host.current, canvas, slide, tiles, client, latestScene.current, {
         onMove: (rectangle, transform) => {
@@ -108,8 +109,7 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
   useEffect(() => {
     if (!result || !hasTissue) return;
     const abort = new AbortController();
-    client
-      .blob(paths.artifact(result, "tissue_mask.png"), abort.signal)
+    persist(() => client.blob(paths.artifact(result, "tissue_mask.png"), abort.signal), abort.signal, setProblem)
       .then((blob) => tintedMask(blob, TISSUE_TINT))
       .then((mask) => abort.signal.aborted || setTissue(mask))
       .catch((error: unknown) => {

@@ -1,6 +1,7 @@
 /** One slide, its viewer, and a workflow that runs or ran on it. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { persist } from "../api/persist";
 import { isAbort, problemOf } from "../api/problem";
 import type { Job, Problem, Slide, Workflow } from "../api/types";
 import { parseRoute, replaceRoute, type Route } from "../route";
@@ -39,8 +40,7 @@ export function JobPage({ job }: { job: string }) {
   const [problem, setProblem] = useState<Problem | null>(null);
   useEffect(() => {
     const abort = new AbortController();
-    client
-      .job(job, abort.signal)
+    persist(() => client.job(job, abort.signal), abort.signal, setProblem)
       .then((found) => replaceRoute({ page: "workflow", workflow: found.workflow_id, job, view: null }))
       .catch((error: unknown) => isAbort(error) || setProblem(problemOf(error)));
     return () => abort.abort();
@@ -62,8 +62,7 @@ function useSlide(id: string | null): { slide: Slide | null; problem: Problem | 
     if (!id) return;
     const abort = new AbortController();
     setProblem(null);
-    client
-      .slide(id, abort.signal)
+    persist(() => client.slide(id, abort.signal), abort.signal, setProblem)
       .then(setSlide)
       .catch((error: unknown) => isAbort(error) || setProblem(problemOf(error)));
     return () => abort.abort();

@@ -4,6 +4,7 @@
  */
 
 import type { Api, Rectangle } from "../api/client";
+import { persist } from "../api/persist";
 import { isAbort, problemOf } from "../api/problem";
 import type { Problem } from "../api/types";
 import { edgeFor, parent, rectangleOf, regionKey, regionsIn, rootEdge, type Region } from "./regions";
@@ -88,7 +89,11 @@ export class Outlines {
     const rectangle = rectangleOf(region, this.slide);
     this.pending.set(key, request);
     try {
-      const cells = await this.api.cells(this.job, rectangle, request.signal);
+      const cells = await persist(
+        () => this.api.cells(this.job, rectangle, request.signal),
+        request.signal,
+        (problem) => this.publish({ ...this.current, problem }),
+      );
       if (this.closed || request.signal.aborted) return;
       this.loaded.set(key, buildShapes(cells, rectangle));
       this.pending.delete(key);

@@ -85,6 +85,9 @@ export class SlideStage {
       springStiffness: 8,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       timeout: 60_000,
+      // A tile that failed for good would stay blank until the page is loaded again.
+      tileRetryMax: 20,
+      tileRetryDelay: 2_000,
     });
     this.viewer.canvas.append(canvas);
     this.listen(view);
