@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -235,17 +236,22 @@ async def test_a_tile_on_which_the_network_fails_takes_no_other_job_with_it(
 ) -> None:
     one, two = normalisations
     poison = np.array(one.low, np.float32)
+    failed: list[int] = []
 
     def fail_on_job_1(low: NDArray[np.float32]) -> None:
+        if len(bench.engine.batches) == 1:
+            time.sleep(0.5)  # in the meantime all other tiles are loaded
         if (low == poison).all(axis=1).any():
+            failed.append(int((low != poison).any(axis=1).sum()))
             raise RuntimeError("boom")
 
     bench.engine.mishap = fail_on_job_1
-    await bench.send("job-1", one, TILES[:1], batch_size=4)
     await bench.send("job-2", two, TILES, batch_size=4)
+    await bench.send("job-1", one, TILES[:1], batch_size=4)
     async with bench.running():
         await bench.drained()
-    assert max(bench.engine.batches) > 1, "both jobs were in one call"
+    assert failed[0] > 0, "a call with tiles of both jobs failed"
+    assert failed[1:] == [0], "after which the tile at fault ran alone"
     assert [job for job, _ in bench.dead] == ["job-1"]
     assert bench.stored("job-2") == bench.expected(two, TILES)
     assert not bench.stored("job-1")
