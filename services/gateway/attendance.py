@@ -86,6 +86,10 @@ class Attendance:
                             self.note(from_bytes(ServiceAlive, message.payload))
                         except MicrotomeError as error:
                             logger.warning("a message on %s cannot be read: %s", message.subject, error)
+                        except Exception:
+                            logger.exception("a message on %s cannot be noted", message.subject)
             except MicrotomeError as error:
                 logger.warning("services cannot be heard for now: %s", error.detail)
+            except Exception:
+                logger.exception("services cannot be heard for now")
             await asyncio.sleep(_RECONNECT_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -23,6 +23,15 @@ SUMMARY = "summary.json"
 CELLS = "cells.parquet"
 # Outlines of a whole slide take a while and some memory; a few at a time.
 _reading = asyncio.Semaphore(2)
+
+
+_SUMMARY: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "The summary."}
+}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": _BINARY}, "description": "The file, in its own media type."}
+}
 
 
 @router.get("/jobs/{job_id}", summary="One job")
@@ -47,7 +56,9 @@ async def retry(job_id: str, user: User, gateway: Context) -> views.Job:
     return await gateway.showing.job(user, job_id)
 
 
-@router.get("/jobs/{job_id}/result", response_class=Response, summary="summary.json of a finished job")
+@router.get(
+    "/jobs/{job_id}/result", response_class=Response, responses=_SUMMARY, summary="summary.json of a finished job"
+)
 async def result(job_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
     """Return the summary that the job wrote."""
     return await _artifact(gateway, await _succeeded(gateway, user, job_id), SUMMARY, request)
@@ -59,7 +70,9 @@ async def artifacts(job_id: str, user: User, gateway: Context) -> list[views.Art
     return present.artifacts((await gateway.queries.job(user, job_id)).job)
 
 
-@router.get("/jobs/{job_id}/artifacts/{name}", response_class=Response, summary="One file of a finished job")
+@router.get(
+    "/jobs/{job_id}/artifacts/{name}", response_class=Response, responses=_FILE, summary="One file of a finished job"
+)
 async def artifact(job_id: str, name: str, user: LinkUser, gateway: Context, request: Request) -> Response:
     """Download a file; ranges and conditional requests work."""
     return await _artifact(gateway, await _succeeded(gateway, user, job_id), name, request)

@@ -115,9 +115,33 @@ def unexpected(error: BaseException, instance: str) -> Response:
     return problem(status=500, code="internal", detail=detail, instance=instance)
 
 
-def _field(location: tuple[int | str, ...]) -> str:
-    parts = [str(part) for part in location]
+def _field(item: Mapping[str, Any]) -> str:
+    # Of a body that is no JSON the place is a character, not a field.
+    parts = ["body"] if item["type"] == "json_invalid" else [str(part) for part in item["loc"]]
     return ".".join(parts[1:] if parts[:1] in (["body"], ["query"], ["path"], ["header"]) and len(parts) > 1 else parts)
+
+
+def _detail(item: Mapping[str, Any]) -> str:
+    """What is wrong with a field, for somebody who has never heard of the validator."""
+    match item["type"]:
+        case "json_invalid":
+            return f"this is not JSON ({item['ctx']['error']}, character {item['loc'][-1]})"
+        case "missing":
+            return "this is required"
+        case "extra_forbidden":
+            return "there is no such field"
+        case "model_attributes_type" | "model_type":
+            return "a JSON object is needed here; a body is sent with Content-Type: application/json"
+        case "string_pattern_mismatch":
+            return f"{str(item['input'])[:80]!r} has characters that may not be here; it must match {_pattern(item)}"
+        case "value_error":
+            return str(item["ctx"]["error"])
+        case _:
+            return str(item["msg"])
+
+
+def _pattern(item: Mapping[str, Any]) -> str:
+    return str(item["ctx"]["pattern"]).removeprefix("^").removesuffix("$")
 
 
 async def _on_microtome_error(request: Request, error: Exception) -> Response:
@@ -127,7 +151,7 @@ async def _on_microtome_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [{"field": _field(item["loc"]), "detail": str(item["msg"])} for item in error.errors()[:50]]
+    errors = [{"field": _field(item), "detail": _detail(item)} for item in error.errors()[:50]]
     detail = "; ".join(f"{item['field']}: {item['detail']}" for item in errors[:3])
     return problem(status=422, code="invalid-request", detail=detail, instance=request.url.path, errors=errors)
 

@@ -36,6 +36,9 @@ _CACHED = {"Cache-Control": "private, max-age=86400", "Vary": "X-User-ID"}
 _CLIENT_CLOSED_REQUEST = 499
 
 _JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."}}
+_XML: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/xml": {"schema": {"type": "string"}}}, "description": "The descriptor."}
+}
 
 
 @router.post("/slides", status_code=201, openapi_extra=_UPLOAD, response_model=views.Slide, summary="Upload a slide")
@@ -91,7 +94,7 @@ async def thumbnail(slide_id: str, user: LinkUser, gateway: Context, request: Re
     return _jpeg(await gateway.pixels.thumbnail(_path(gateway, facts)), etag)
 
 
-@router.get("/slides/{slide_id}/dzi.dzi", response_class=Response, summary="Deep Zoom descriptor")
+@router.get("/slides/{slide_id}/dzi.dzi", response_class=Response, responses=_XML, summary="Deep Zoom descriptor")
 async def dzi(slide_id: str, user: LinkUser, gateway: Context) -> Response:
     """Describe the slide's Deep Zoom pyramid."""
     facts = await _facts(gateway, user, slide_id)

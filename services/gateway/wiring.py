@@ -45,7 +45,10 @@ logger = logging.getLogger(__name__)
 
 API = "/api/v1"
 _STREAMED = frozenset({("POST", f"{API}/slides")})
-_PROBLEM = {"model": views.Problem, "content": {problems.MEDIA_TYPE: {}}}
+_PROBLEM = {
+    "model": views.Problem,
+    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 
 
 @asynccontextmanager

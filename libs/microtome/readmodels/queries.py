@@ -218,7 +218,7 @@ class Queries:
 
 def _found(row: asyncpg.Record | None, what: str, identity: str) -> asyncpg.Record:
     if row is None:
-        raise NotFound(f"there is no {what} {identity[:80]} of yours")
+        raise NotFound(f"There is no {what} {identity[:80]} of yours.")
     return row
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
+
 from services.gateway.openapi import document
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import create_app
@@ -83,8 +85,20 @@ def test_the_openapi_snapshot_is_current() -> None:
     assert snapshot.read_text() == document(), "run: python -m services.gateway.openapi > proto/openapi.json"
 
 
-def test_the_openapi_document_names_its_schemas(tmp_path: Path) -> None:
+def test_the_openapi_describednames_its_schemas(tmp_path: Path) -> None:
     app = create_app(GatewaySettings(microtome_database_url="p", microtome_nats_url="n", microtome_data_dir=tmp_path))
     schemas = set(app.openapi()["components"]["schemas"])
     assert schemas >= {"Slide", "Workflow", "Job", "JobResult", "Artifact", "Problem", "WaitingFor", "Status", "Cells"}
     assert "HTTPValidationError" not in schemas
+
+
+def test_every_route_says_what_it_answers() -> None:
+    described = orjson.loads(document())
+    for path, methods in described["paths"].items():
+        for method, route in methods.items():
+            assert route["summary"], (method, path)
+            responses = route["responses"]
+            (good,) = [answer for status, answer in responses.items() if status.startswith("2")]
+            assert all(kind["schema"] for kind in good["content"].values()), (method, path)
+            problem = responses["default"]["content"]["application/problem+json"]
+            assert problem["schema"]["$ref"].endswith("/Problem"), (method, path)
