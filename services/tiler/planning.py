@@ -97,8 +97,8 @@ def plan_tiles(
 ) -> TilePlan:
     """Lay the grid, skip glass, measure the normalisation on at most `samples` tiles.
 
-    Raises `UnknownMpp`, `UnreadableSlide`, `ResultGone` without the tissue mask, `ConfigurationError` for a grid without
-    cores, and `InvalidRequest` for a halo with which tiles would not join exactly.
+    Raises `UnknownMpp`, `UnreadableSlide`, `ResultGone` without the tissue mask, `ConfigurationError` for a grid
+    without cores, and `InvalidRequest` for a halo with which tiles would not join exactly.
     """
     began = time.perf_counter()
     model = load_model(model_name)
