@@ -102,6 +102,8 @@ async def _say_alive(bus: Bus, name: str, owner: str) -> None:
             await bus.announce(subjects.service(name), to_bytes(ServiceAlive(name=name, owner=owner)))
         except MicrotomeError as error:
             log.warning("nobody heard that this process is alive: %s", error)
+        except Exception:
+            log.exception("nobody heard that this process is alive")
         await asyncio.sleep(ALIVE_EVERY_S)
 
 

@@ -52,4 +52,6 @@ class Sweeper:
                 await self.sweep()
             except (MicrotomeError, OSError) as error:
                 logger.warning("half-stored slides are looked at later: %s", error)
+            except Exception:
+                logger.exception("half-stored slides are looked at later")
             await asyncio.sleep(SWEEP_EVERY_S)

@@ -130,7 +130,12 @@ class Feeder:
 
     async def _hear(self, announced: Subscription, news: asyncio.Event) -> None:
         async for message in announced:
-            told = from_bytes(TilesInferred, message.payload)
+            try:
+                told = from_bytes(TilesInferred, message.payload)
+            except Exception:
+                # What it told is in the result store, too, where it is found a little later.
+                log.exception("an announcement on %s cannot be read", message.subject)
+                continue
             self._cells += told.cells
             self.engine = told.engine
             self._note_done({(tile.row, tile.column) for tile in told.tiles})

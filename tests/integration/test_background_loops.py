@@ -7,26 +7,31 @@ import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+from microtome import process
 from microtome.bus.headers import CloudEvent
 from microtome.bus.jetstream import JetStreamBus
 from microtome.bus.memory import MemoryBus
 from microtome.bus.ordered import OrderedReader
 from microtome.bus.topology import PLAN
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import JobCancelled, SeatGranted
+from microtome.contracts.messages import JobCancelled, SeatGranted, ServiceAlive, TilesInferred
 from microtome.domain.limits import Limits
 from microtome.eventlog.database import Listener
 from microtome.eventlog.log import START, Cursor, StoredEvent
 from microtome.eventlog.memory import MemoryEventLog
 from services.gateway import hub as hubs
-from services.gateway import live, places
+from services.gateway import live, places, sweeping
+from services.gateway.attendance import Attendance
 from services.gateway.hub import Hub, Json, Outbox
 from services.gateway.places import Places
+from services.gateway.uploads import UploadStore
+from services.tiler.feeding import Feeder
 from tests.integration.eventlog.facts import store
 
 
@@ -146,6 +151,78 @@ async def test_the_hub_compares_versions_after_it_could_not(bus: MemoryBus, monk
     async with asyncio.timeout(10):
         assert await outbox.take() == ([], True, [])
     await hub.stop()
+
+
+async def test_attendance_is_taken_after_a_message_that_could_not_be_noted(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attendance = Attendance(bus)
+    real, failures = attendance.note, iter((RuntimeError("unforeseen"),))
+
+    def note(alive: ServiceAlive) -> None:
+        for failure in failures:
+            raise failure
+        real(alive)
+
+    monkeypatch.setattr(attendance, "note", note)
+    attendance.start()
+    await until(lambda: len(bus._subscriptions) == 1)
+    for owner in ("first", "second"):
+        await bus.announce("service.tiler", to_bytes(ServiceAlive(name="tiler", owner=owner)))
+    await until(lambda: "ok" in {seen.state for seen in attendance.services()})
+    await attendance.stop()
+
+
+async def test_half_stored_slides_are_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "SWEEP_EVERY_S", 0.01)
+    uploads = UploadStore(tmp_path, 1000)
+    uploads.open()
+    sweeper = sweeping.Sweeper(uploads, MemoryEventLog())
+    swept = asyncio.Event()
+
+    async def sweep() -> None:
+        swept.set()
+
+    monkeypatch.setattr(sweeper, "sweep", stumbling(sweep))
+    sweeper.start()
+    async with asyncio.timeout(10):
+        await swept.wait()
+    await sweeper.stop()
+
+
+async def test_a_process_says_that_it_is_alive_after_it_could_not(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ALIVE_EVERY_S", 0.01)
+    monkeypatch.setattr(bus, "announce", stumbling(bus.announce))
+    async with await bus.listen("service.tiler") as heard, asyncio.timeout(10):
+        saying = asyncio.create_task(process._say_alive(bus, "tiler", "me"))
+        assert (await anext(heard)).subject == "service.tiler"
+        saying.cancel()
+        await asyncio.gather(saying, return_exceptions=True)
+
+
+async def test_the_tiler_listens_on_after_an_announcement_that_makes_no_sense(bus: MemoryBus) -> None:
+    feeder = Feeder(
+        bus,
+        "work.infer.0123456789ab",
+        "job",
+        1,
+        handling="job:1:x",
+        credit=2,
+        batch_size=2,
+        stalled_s=1.0,
+        progress=lambda _done, _cells: None,
+    )
+    news = asyncio.Event()
+    async with await bus.listen("tiles.job.1") as announced, asyncio.timeout(10):
+        hearing = asyncio.create_task(feeder._hear(announced, news))
+        await bus.announce("tiles.job.1", b"\xff")
+        await bus.announce("tiles.job.1", to_bytes(TilesInferred(job_id="job", attempt=1, engine="the engine")))
+        await news.wait()
+        hearing.cancel()
+        await asyncio.gather(hearing, return_exceptions=True)
+    assert feeder.engine == "the engine"
 
 
 class Flaky(MemoryEventLog):
