@@ -214,7 +214,7 @@ async def test_the_page_outlives_the_gateway(
     visit: Visit, api: Api, running: tuple[EmbeddedStack, ServerThread], tmp_path: Path
 ) -> None:
     visit.expected += ["ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE", "WebSocket connection to"]
-    visit.expected += ["Tile %s failed to load", "status of 503"]
+    visit.expected.append("status of 503")
     stack, thread = running
     slide = tmp_path / "large.tif"
     write_synthetic_slide(slide, size=2048, seed=17)

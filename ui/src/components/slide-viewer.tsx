@@ -68,7 +68,7 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
       const { SlideStage: Stage, openTiles } = await import("../viewer/slide-stage");
       const tiles = await persist(() => openTiles(client, slide, abort.signal), abort.signal, setProblem);
       if (abort.signal.aborted || !host.current) return;
-      stage.current = new Stage(host.current, canvas, slide, tiles, client, latestScene.current, {
+      stage.current = new Stage(host.current, canvas, slide, tiles, latestScene.current, {
         onMove: (rectangle, transform) => {
           visible.current = rectangle;
           setScale(transform.scale);

@@ -5,6 +5,8 @@
 
 import OpenSeadragon from "openseadragon";
 import { apiUrl, paths, type Api, type Rectangle } from "../api/client";
+import { persist } from "../api/persist";
+import { isAbort, problemOf } from "../api/problem";
 import type { Slide } from "../api/types";
 import { CellLayer, type CellStyle } from "./cell-layer";
 import type { Shapes } from "./shapes";
@@ -21,6 +23,9 @@ function declineInlineStyle(): void {
   mark.setAttribute("data-openseadragon-mobile-css", "declined");
   document.head.append(mark);
 }
+
+/** How long a tile may wait for a server that is away. */
+const TILE_PATIENCE_MS = 600_000;
 
 export interface View {
   /** Centre and width of what is visible, in level-0 pixels. */
@@ -57,7 +62,6 @@ export class SlideStage {
     canvas: HTMLCanvasElement,
     private readonly slide: Slide,
     tiles: OpenSeadragon.DziTileSource,
-    api: Api,
     scene: Scene,
     private readonly events: StageEvents,
     view: View | null,
@@ -68,8 +72,6 @@ export class SlideStage {
     this.viewer = OpenSeadragon({
       element,
       tileSources: [tiles],
-      loadTilesWithAjax: true,
-      ajaxHeaders: api.headers(),
       showNavigationControl: false,
       showNavigator: true,
       navigatorPosition: "TOP_RIGHT",
@@ -84,10 +86,7 @@ export class SlideStage {
       animationTime: 0.6,
       springStiffness: 8,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-      timeout: 60_000,
-      // A tile that failed for good would stay blank until the page is loaded again.
-      tileRetryMax: 20,
-      tileRetryDelay: 2_000,
+      timeout: TILE_PATIENCE_MS,
     });
     this.viewer.canvas.append(canvas);
     this.listen(view);
@@ -227,5 +226,24 @@ export async function openTiles(api: Api, slide: Slide, signal: AbortSignal): Pr
   const [tileSize, overlap] = [number(image, "TileSize"), number(image, "Overlap")];
   if (!width || !height || !tileSize) throw new Error("The server's description of the slide cannot be read.");
   const format = image.getAttribute("Format") ?? "jpeg";
-  return new OpenSeadragon.DziTileSource(width, height, tileSize, overlap || 0, apiUrl(paths.dziTiles(slide.id)), format);
+  const tiles = apiUrl(paths.dziTiles(slide.id));
+  const source = new OpenSeadragon.DziTileSource(width, height, tileSize, overlap || 0, tiles, format);
+  source.downloadTileStart = (job: TileJob): void => {
+    const request = new AbortController();
+    // OpenSeadragon ends it by its method `abort`.
+    job.userData["request"] = request;
+    const path = job.src.slice(apiUrl("").length);
+    persist(() => api.blob(path, request.signal), request.signal)
+      .then((blob) => job.finish(blob, null, "rasterBlob"))
+      .catch((error: unknown) => isAbort(error) || job.fail(problemOf(error).detail, null));
+  };
+  return source;
+}
+
+/** What OpenSeadragon hands to a download. It never asks again for a tile that failed, so that is done here. */
+interface TileJob {
+  src: string;
+  userData: Record<string, unknown>;
+  finish: (data: Blob, request: null, type: string) => void;
+  fail: (reason: string, request: null) => void;
 }
