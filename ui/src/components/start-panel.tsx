@@ -6,7 +6,7 @@ import type { JobParameters, Problem, Slide } from "../api/types";
 import { go } from "../route";
 import { api } from "../session";
 import { workflows } from "../state/library";
-import { ASSUMED_MPP, readMpp, workflowFor, type Recipe } from "../state/start";
+import { ASSUMED_MPP, MPP_RANGE, readMpp, workflowFor, type Recipe } from "../state/start";
 import { ErrorPanel } from "./error-panel";
 
 export function StartPanel({ slide }: { slide: Slide }) {
@@ -96,7 +96,7 @@ function MppQuestion({ typed, setTyped, assume, setAssume }: Question) {
         />
         <span>µm/px</span>
       </label>
-      {refused ? <p class="hint refused">A number between 0.01 and 100.</p> : null}
+      {refused ? <p class="hint refused">A number from {MPP_RANGE[0]} to {MPP_RANGE[1]}.</p> : null}
       <label class="check">
         <input
           type="checkbox"
