@@ -30,10 +30,10 @@ export function workflowFor(recipe: Recipe, slide: Slide, parameters: JobParamet
   return { name: `${NAMES[recipe]}, ${slide.filename}`, jobs: jobs[recipe] };
 }
 
-/** A pixel size that a microscope could have; anything else is refused. */
 /** What the gateway takes for the size of a pixel, in µm. */
 export const MPP_RANGE = [0.05, 10] as const;
 
+/** A pixel size that a microscope could have; anything else is refused. */
 export function readMpp(text: string): number | null {
   const value = Number(text.trim().replace(",", "."));
   return Number.isFinite(value) && value >= MPP_RANGE[0] && value <= MPP_RANGE[1] ? value : null;
