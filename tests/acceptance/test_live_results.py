@@ -74,11 +74,17 @@ async def test_cells_are_those_of_the_bare_engine_and_none_lies_on_glass(live: L
 async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Live) -> None:
     user = live.user()
     slide = await live.slide(user, size=640)
-    workflow = await user.create_workflow("watched", [cells(slide)])
-    (job,) = workflow["jobs"]
-    one, whole = await asyncio.gather(
-        watched(user, f"jobs/{job['id']}", "job"), watched(user, f"workflows/{workflow['id']}", "workflow")
-    )
+    with live.paused("tiler"):  # until both watch; it may be done before they do otherwise
+        workflow = await user.create_workflow("watched", [cells(slide)])
+        (job,) = workflow["jobs"]
+        watching = asyncio.Semaphore(0)
+        watchers = asyncio.gather(
+            watched(user, f"jobs/{job['id']}", "job", watching),
+            watched(user, f"workflows/{workflow['id']}", "workflow", watching),
+        )
+        await watching.acquire()
+        await watching.acquire()
+    one, whole = await watchers
     for messages, name in ((one, "job"), (whole, "workflow")):
         kinds = [message["kind"] for message in messages]
         assert kinds[0] == kinds[-1] == "snapshot"
@@ -87,7 +93,8 @@ async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Li
         told = [message for message in messages if message["kind"] == "progress" and message["stage"] == "infer"]
         counts = [message["tiles_processed"] for message in told]
         assert counts == sorted(counts)
-        assert len(set(counts)) > 2
+        # More than that depends on how fast the tiles are; the browser tests look at the bar on its way.
+        assert len(set(counts)) >= 2
         assert {message["tiles_total"] for message in told if message["tiles_processed"]} == {25}
     events = [message for message in whole if message["kind"] == "event"]
     # The last snapshot may overtake the event that it shows; what is told before it is told in order.
@@ -98,13 +105,18 @@ async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Li
     assert final["result"]["cells"] == final["cells"] > 0
 
 
-async def watched(user: ApiClient, path: str, name: str) -> list[dict[str, Any]]:
-    """All messages of a websocket until the snapshot in which the job or workflow has ended."""
+async def watched(user: ApiClient, path: str, name: str, watching: asyncio.Semaphore) -> list[dict[str, Any]]:
+    """All messages of a websocket until the snapshot in which the job or workflow has ended.
+
+    `watching` is released when the first message is there.
+    """
     messages = []
     address = user.url.replace("http", "ws", 1)
     async with connect(f"{address}/api/v1/ws/{path}?user={user.user}", proxy=None) as socket:
         async for text in socket:
             messages.append(json.loads(text))
+            if len(messages) == 1:
+                watching.release()
             if messages[-1]["kind"] == "snapshot" and messages[-1][name]["finished_at"]:
                 break
     return messages
