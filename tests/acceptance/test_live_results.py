@@ -99,7 +99,8 @@ async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Li
     events = [message for message in whole if message["kind"] == "event"]
     # The last snapshot may overtake the event that it shows; what is told before it is told in order.
     assert [event["type"] for event in events if event["type"] != "JobSucceeded"][-1] == "JobPlanned"
-    assert {event["job_id"] for event in events} == {job["id"]}
+    # The submission, which is about no job, may or may not have passed when the watcher came.
+    assert {event["job_id"] for event in events} - {None} == {job["id"]}
     final = one[-1]["job"]
     assert final["progress"] == 1
     assert final["result"]["cells"] == final["cells"] > 0
