@@ -198,7 +198,7 @@ async def test_a_slide_that_hides_its_pixel_size_is_asked_about(visit: Visit, ap
     await expect(start).to_be_disabled()
     await expect(page.get_by_test_id("scale-bar")).to_contain_text("px")
     await page.get_by_test_id("mpp-input").fill("0")
-    await expect(page.get_by_text("A number between")).to_be_visible()
+    await expect(page.get_by_text("A number between 0.05 and 10.")).to_be_visible()
     await expect(start).to_be_disabled()
     await visit.picture("pixel-size")
     await page.get_by_test_id("mpp-input").fill("0,5")

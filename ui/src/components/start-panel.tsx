@@ -96,7 +96,7 @@ function MppQuestion({ typed, setTyped, assume, setAssume }: Question) {
         />
         <span>µm/px</span>
       </label>
-      {refused ? <p class="hint refused">A number from {MPP_RANGE[0]} to {MPP_RANGE[1]}.</p> : null}
+      {refused ? <p class="hint refused">A number between {MPP_RANGE[0]} and {MPP_RANGE[1]}.</p> : null}
       <label class="check">
         <input
           type="checkbox"
