@@ -125,6 +125,9 @@ class _Teller:
 
     async def run(self) -> None:
         try:
+            # Events may be waiting already; what they change must not be told before what it was.
+            while not (self._shown or self._outbox.overflowed):
+                await self._send_snapshot(even_if_same=True)
             while not self._outbox.overflowed:
                 await self._once()
             await self._websocket.close(RESYNC, "too far behind; connect again")
