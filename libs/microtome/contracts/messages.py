@@ -55,6 +55,23 @@ class Stain(IntEnum):
     FLUORESCENCE = 2
 
 
+class BranchPolicy(IntEnum):
+    """What the failure of a job means for the jobs after it in its branch.
+
+    A job that the user cancelled is passed over under every policy.
+    """
+
+    UNSPECIFIED = 0
+    """Halt."""
+    HALT = 1
+    """They wait until the failed job is retried or cancelled, and so does a job whose dependency came to nothing.
+    """
+    SKIP = 2
+    """They are skipped, and so is a job whose dependency came to nothing."""
+    CONTINUE = 3
+    """They run all the same; only a job whose dependency came to nothing is skipped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlideLevel(Message):
     """One resolution of a slide's pyramid."""
@@ -62,6 +79,32 @@ class SlideLevel(Message):
     width: int = 0
     height: int = 0
     downsample: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch(Message):
+    """A branch of a workflow, where something about it was chosen."""
+
+    name: str = ""
+    policy: BranchPolicy = BranchPolicy.UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region(Message):
+    """A rectangle, half-open."""
+
+    x: int = 0
+    y: int = 0
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalisation(Message):
+    """Intensities (0 to 255) that the slide's normalisation maps to 0 and 1, per channel."""
+
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +123,10 @@ class JobParameters(Message):
     """Tiles in one call of the network."""
     model: str | None = None
     """Name of the model."""
+    region: Region | None = None
+    """Only this part of the slide. Absent: all of it."""
+    normalisation: Normalisation | None = None
+    """Taken instead of measuring the slide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +143,13 @@ class JobSpec(Message):
     depends_on: tuple[str, ...] = ()
     """Global ids of jobs of the same workflow that must have succeeded."""
     parameters: JobParameters | None = None
+    draft: bool = False
+    """A draft waits until the user starts it, and nobody in its branch waits for it."""
+    expected_tiles: int = 0
+    """How many tiles the job will take, by the size of its slide or region; at least 1.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Normalisation(Message):
-    """Intensities (0 to 255) that the slide's normalisation maps to 0 and 1, per channel."""
-
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    What slots are shared by until the plan says how many they are.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +214,13 @@ class SlideRegistered(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlideDeleted(Message):
+    """Stream slide-<slide_id>: the user deleted the slide; its pixels are gone, what was found on it stays."""
+
+    slide_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowSubmitted(Message):
     """Stream workflow-<workflow_id>: a user submitted a graph of jobs."""
 
@@ -175,6 +228,25 @@ class WorkflowSubmitted(Message):
     user_id: str = ""
     name: str = ""
     jobs: tuple[JobSpec, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    """Branches about which something was chosen; the others halt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsAdded(Message):
+    """The user added jobs to a workflow; in their branches they come after the jobs that are there."""
+
+    workflow_id: str = ""
+    jobs: tuple[JobSpec, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    """New branches about which something was chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReleased(Message):
+    """The user started a draft: it is pending, and the last of its branch."""
+
+    job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +308,33 @@ class JobAttemptLost(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobPreempted(Message):
+    """The attempt gave its worker slot to a user who had none; the job is pending again and keeps its finished
+    tiles.
+    """
+
+    job_id: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSkipped(Message):
+    """The job will not run, because another one came to nothing; retrying that one makes it pending again."""
+
+    job_id: str = ""
+    cause_job_id: str = ""
+    """The failed, cancelled or skipped job that is the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactsDeleted(Message):
+    """The user had the files of a finished job deleted; its result stays known."""
+
+    job_id: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobCancelled(Message):
     """The user cancelled the job; every attempt at it is stale from now on."""
 
@@ -244,7 +343,7 @@ class JobCancelled(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRetried(Message):
-    """The user asked for a new attempt at a failed or cancelled job; it is pending again."""
+    """The user asked for a new attempt at a failed, skipped or cancelled job; it is pending again."""
 
     job_id: str = ""
 
@@ -260,7 +359,7 @@ class SeatGranted(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeatReleased(Message):
-    """Stream seats: a user has nothing left that could run."""
+    """Stream seats: a user has nothing left that could run, or others wait and the tenure of the seat is over."""
 
     user_id: str = ""
     seat: int = 0
@@ -389,12 +488,18 @@ class DeadLetter(Message):
 
 Event: TypeAlias = (
     SlideRegistered
+    | SlideDeleted
     | WorkflowSubmitted
+    | JobsAdded
+    | JobReleased
     | JobStarted
     | JobPlanned
     | JobSucceeded
     | JobFailed
     | JobAttemptLost
+    | JobPreempted
+    | JobSkipped
+    | ArtifactsDeleted
     | JobCancelled
     | JobRetried
     | SeatGranted
@@ -403,19 +508,27 @@ Event: TypeAlias = (
 
 ALL: tuple[type[Message], ...] = (
     SlideLevel,
+    Branch,
+    Region,
+    Normalisation,
     JobParameters,
     JobSpec,
-    Normalisation,
     Artifact,
     StageSeconds,
     JobResult,
     SlideRegistered,
+    SlideDeleted,
     WorkflowSubmitted,
+    JobsAdded,
+    JobReleased,
     JobStarted,
     JobPlanned,
     JobSucceeded,
     JobFailed,
     JobAttemptLost,
+    JobPreempted,
+    JobSkipped,
+    ArtifactsDeleted,
     JobCancelled,
     JobRetried,
     SeatGranted,
