@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status test lint format proto ui bench-pipeline bench-memory bench-upload mosaic lock clean
+.PHONY: help setup setup-dev demo up down status test lint format proto client ui bench-pipeline bench-memory bench-upload mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,7 @@ lint: $(VENV)/.dev ## formatting, lint, types, import contracts, generated code,
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(RUN) -m microtome.contracts.generate --check --check-breaking
+	@$(RUN) -m microtome.client.generate --check
 	@$(RUN) ui/check.py
 
 format: $(VENV)/.dev ## format the code and fix what can be fixed
@@ -58,6 +59,9 @@ format: $(VENV)/.dev ## format the code and fix what can be fixed
 
 proto: $(VENV)/.dev ## generate the contracts from proto/
 	@$(RUN) -m microtome.contracts.generate
+
+client: $(VENV)/.dev ## generate the client's types from proto/openapi.json
+	@$(RUN) -m microtome.client.generate
 
 ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
 	@$(RUN) ui/check.py --write

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microtome.client import ApiClient, ApiProblem, Job, JobRequest, Slide, Workflow
-from microtome.client.shapes import FINISHED
+from microtome.client import ApiClient, ApiProblem, Job, JobIn, Slide, Workflow
+from microtome.client.live import FINISHED
 from microtome.embedded.supervisor import EmbeddedStack
 from microtome.errors import Unavailable
 from microtome.eventlog.database import Database
@@ -247,7 +247,7 @@ async def _cancel_all(client: ApiClient) -> None:
                 await client.cancel(job["id"])
 
 
-def mask(slide: Slide, key: str, branch: str = "main", depends_on: list[str] | None = None) -> JobRequest:
+def mask(slide: Slide, key: str, branch: str = "main", depends_on: list[str] | None = None) -> JobIn:
     """A quick job."""
     return {
         "key": key,
@@ -258,7 +258,7 @@ def mask(slide: Slide, key: str, branch: str = "main", depends_on: list[str] | N
     }
 
 
-def cells(slide: Slide, key: str = "cells", branch: str = "main", **parameters: Any) -> JobRequest:
+def cells(slide: Slide, key: str = "cells", branch: str = "main", **parameters: Any) -> JobIn:
     """A job of many tiles."""
     return {
         "key": key,

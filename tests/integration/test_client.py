@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from microtome.client import ApiClient, ApiProblem, BlockingApiClient, JobRequest
+from microtome.client import ApiClient, ApiProblem, BlockingApiClient, JobIn
 from microtome.embedded.ports import free_ports
 from microtome.embedded.supervisor import EmbeddedStack
 from microtome.errors import Unavailable
@@ -36,7 +36,7 @@ async def test_upload_refusals_and_a_live_view_that_outlives_the_gateway(stack_h
                 pass
         assert foreign.value.problem.status == 404
 
-        tissue: JobRequest = {"key": "tissue", "type": "TISSUE_MASK", "slide_id": slide["id"]}
+        tissue: JobIn = {"key": "tissue", "type": "TISSUE_MASK", "slide_id": slide["id"]}
         workflow = await client.create_workflow("watched", [tissue])
         statuses: asyncio.Queue[str] = asyncio.Queue()
 

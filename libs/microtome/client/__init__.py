@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from microtome.client.api import ApiClient
 from microtome.client.blocking import BlockingApiClient
+from microtome.client.live import FINISHED, LiveMessage
 from microtome.client.problem import ApiProblem, Problem
-from microtome.client.shapes import Artifact, Job, JobRequest, JobResult, LiveMessage, Slide, Workflow
+from microtome.client.shapes import Artifact, Job, JobIn, JobResult, Slide, Workflow
 
 __all__ = [
+    "FINISHED",
     "ApiClient",
     "ApiProblem",
     "Artifact",
     "BlockingApiClient",
     "Job",
-    "JobRequest",
+    "JobIn",
     "JobResult",
     "LiveMessage",
     "Problem",

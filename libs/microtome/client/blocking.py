@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from microtome.client.api import ApiClient, Progress
-from microtome.client.shapes import Artifact, Job, JobRequest, LiveMessage, Slide, Workflow
+from microtome.client.live import LiveMessage
+from microtome.client.shapes import Artifact, Job, JobIn, Slide, Workflow
 
 
 class BlockingApiClient:
@@ -48,7 +49,7 @@ class BlockingApiClient:
         """List the user's slides."""
         return self._runner.run(self._api.slides())
 
-    def create_workflow(self, name: str, jobs: Sequence[JobRequest]) -> Workflow:
+    def create_workflow(self, name: str, jobs: Sequence[JobIn]) -> Workflow:
         """Submit a graph of jobs."""
         return self._runner.run(self._api.create_workflow(name, jobs))
 

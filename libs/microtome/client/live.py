@@ -11,22 +11,45 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 from urllib.parse import quote
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from microtome.client.shapes import FINISHED, LiveMessage
+from microtome.client.shapes import Workflow
 from microtome.errors import Unavailable
 
 if TYPE_CHECKING:
-    from microtome.client.api import ApiClient
+    from microtome.client.workflows import WorkflowCalls
+
+FINISHED: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+"""Statuses of a workflow in which nothing goes on by itself."""
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
-async def watch_workflow(client: ApiClient, workflow_id: str, *, patience_seconds: float) -> AsyncIterator[LiveMessage]:
+class LiveMessage(TypedDict):
+    """A websocket message: `snapshot` has `workflow`, `event` has `type`, `progress` has the counters."""
+
+    kind: Literal["snapshot", "event", "progress"]
+    workflow: NotRequired[Workflow]
+    position: NotRequired[str]
+    type: NotRequired[str]
+    job_id: NotRequired[str | None]
+    at: NotRequired[str]
+    data: NotRequired[dict[str, Any]]
+    attempt: NotRequired[int]
+    stage: NotRequired[str]
+    tiles_processed: NotRequired[int]
+    tiles_total: NotRequired[int | None]
+    tiles_skipped: NotRequired[int]
+    cells: NotRequired[int | None]
+
+
+async def watch_workflow(
+    client: WorkflowCalls, workflow_id: str, *, patience_seconds: float
+) -> AsyncIterator[LiveMessage]:
     """Yield messages until the workflow is finished.
 
     Raises ApiProblem if there is no such workflow, Unavailable after `patience_seconds` without a message

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from microtome.client import ApiClient, JobRequest, Slide, Workflow
+from microtome.client import ApiClient, JobIn, Slide, Workflow
 from microtome.demo.display import LiveJobs, progress_bars, slide_line, summary
 from microtome.demo.source import DemoSlide, choose
 from microtome.embedded.__main__ import wait_running
@@ -133,8 +133,8 @@ async def register(console: Console, client: ApiClient, slide: DemoSlide, mpp: f
 
 async def segment(console: Console, client: ApiClient, slide: Slide) -> Workflow:
     """Find the tissue, then the cells, and show the progress."""
-    tissue: JobRequest = {"key": "tissue", "type": "TISSUE_MASK", "slide_id": slide["id"]}
-    cells: JobRequest = {"key": "cells", "type": "SEGMENT_CELLS", "slide_id": slide["id"], "depends_on": ["tissue"]}
+    tissue: JobIn = {"key": "tissue", "type": "TISSUE_MASK", "slide_id": slide["id"]}
+    cells: JobIn = {"key": "cells", "type": "SEGMENT_CELLS", "slide_id": slide["id"], "depends_on": ["tissue"]}
     workflow = await client.create_workflow(f"Demo: {slide['filename']}"[:100], [tissue, cells])
     with progress_bars(console) as bars:
         live = LiveJobs(bars)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from microtome.client.shapes import Job, LiveMessage, Slide, Workflow
+from microtome.client.live import LiveMessage
+from microtome.client.shapes import Job, Slide, Workflow
 
 TITLES = {"TISSUE_MASK": "Tissue", "SEGMENT_CELLS": "Cells"}
 MPP_SOURCES = {
