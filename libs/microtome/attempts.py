@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
+from microtome import clock
 from microtome.bus import subjects
 from microtome.bus.bus import Bus
 from microtome.contracts.codec import to_bytes
@@ -85,7 +84,7 @@ class Attempts:
         leases: Leases = self._process.leases
         extra = {"job_id": job_id, "attempt": attempt}
         try:
-            lease = await leases.take(job_id, attempt, f"{self._process.owner}/{uuid.uuid4().hex[:8]}", stage)
+            lease = await leases.take(job_id, attempt, f"{self._process.owner}/{clock.new_id().hex[:8]}", stage)
         except (StaleAttempt, Busy) as refused:
             log.info("did not begin: %s", refused, extra=extra)
             return
@@ -144,7 +143,7 @@ class Attempts:
             code=error.code,
             detail=error.detail,
             transient=error.transient,
-            now=datetime.now(UTC),
+            now=clock.now(),
         )
         try:
             await self._process.workflows.execute(workflow_id, command)

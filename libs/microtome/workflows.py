@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 
+from microtome import clock
 from microtome.contracts.messages import Message
 from microtome.domain.workflow import Command, Limits, Workflow, decide, evolve
 from microtome.errors import ConcurrencyConflict, NotFound
@@ -75,4 +76,4 @@ def new_event(
     """
     traceparent = traceparent or current_traceparent()
     meta = {"traceparent": traceparent} if traceparent else {}
-    return NewEvent(event_id=event_id or uuid.uuid4(), message=message, tenant=user_id, meta=meta)
+    return NewEvent(event_id=event_id or clock.new_id(), message=message, tenant=user_id, meta=meta)

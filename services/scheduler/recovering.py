@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
+from microtome import clock
 from microtome.contracts.messages import JobStarted
 from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.workflow import LoseAttempt
@@ -62,7 +62,7 @@ class Recovery:
             attempt=expired.attempt,
             owner=owner,
             reason=f"The worker of stage '{expired.stage}' stopped answering.",
-            now=datetime.now(UTC),
+            now=clock.now(),
         )
         try:
             await self._workflows.execute(expired.workflow_id, command)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +24,11 @@ from microtome.bus.worker import Handler, Worker
 from microtome.errors import InvalidRequest, TooLarge, Unavailable
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
+
+
+def _now() -> float:
+    # The loop's own time: a simulation has another than the machine.
+    return asyncio.get_running_loop().time()
 
 
 @dataclass(slots=True)
@@ -43,7 +48,7 @@ class _Stream:
     known: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def store(self, subject: str, payload: bytes, headers: dict[str, str]) -> Published:
-        now = time.monotonic()
+        now = _now()
         message_id = headers[header_names.MESSAGE_ID]
         seen = self.known.get(message_id)
         if seen is not None and now - seen[0] < self.spec.duplicate_window_s:
@@ -106,7 +111,7 @@ class _MemoryDelivery:
 
     async def nak(self, delay_s: float) -> None:
         if self._current():
-            self.stored.due = time.monotonic() + delay_s
+            self.stored.due = _now() + delay_s
             self.broker.wake()
 
     async def term(self) -> None:
@@ -114,7 +119,7 @@ class _MemoryDelivery:
 
     async def in_progress(self) -> None:
         if self._current():
-            self.stored.due = time.monotonic() + self.spec.ack_wait_s
+            self.stored.due = _now() + self.spec.ack_wait_s
 
     def _current(self) -> bool:
         return self.stored.deliveries == self.deliveries
@@ -129,20 +134,20 @@ class _MemorySource:
         self._stream = broker.streams[spec.stream]
 
     async def pull(self, limit: int, wait_s: float) -> list[InFlight]:
-        deadline = time.monotonic() + wait_s
+        deadline = _now() + wait_s
         while True:
             ready = self._ready(limit)
-            left = deadline - time.monotonic()
+            left = deadline - _now()
             if ready or left <= 0:
                 return ready
-            # Waiting times end without a notification, so look again soon.
-            await self._broker.changed(min(left, 0.05))
+            # A waiting time ends without a notification.
+            await self._broker.changed(min(left, self._next_due()))
 
     async def close(self) -> None:
         self._broker.wake()
 
     def _ready(self, limit: int) -> list[InFlight]:
-        now = time.monotonic()
+        now = _now()
         mine = [
             stored
             for stored in self._stream.messages.values()
@@ -152,6 +157,12 @@ class _MemorySource:
         room = min(limit, self._spec.max_ack_pending - held)
         ready = [stored for stored in mine if stored.due <= now][: max(room, 0)]
         return [self._deliver(stored, now) for stored in ready]
+
+    def _next_due(self) -> float:
+        """Return the seconds until a waiting time ends, at least a little."""
+        now = _now()
+        dues = (stored.due - now for stored in self._stream.messages.values() if stored.due > now)
+        return max(min(dues, default=math.inf), 0.001)
 
     def _deliver(self, stored: _Stored, now: float) -> InFlight:
         stored.deliveries += 1

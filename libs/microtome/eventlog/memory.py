@@ -6,11 +6,14 @@ Promises: the same laws, checked by the same tests. Refuses: to outlive its proc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
+from microtome import clock
 from microtome.contracts.codec import from_json, to_json
 from microtome.eventlog.log import (
     START,
@@ -25,11 +28,15 @@ from microtome.eventlog.log import (
 
 
 class MemoryEventLog:
-    """An `EventLog` in a list. Projections get None for a connection."""
+    """An `EventLog` in a list. Projections get None for a connection; `now` stamps the events."""
 
-    def __init__(self, projections: Sequence[Projection[None]] = ()) -> None:
+    def __init__(self, projections: Sequence[Projection[None]] = (), now: Callable[[], datetime] = clock.now) -> None:
         self._projections = tuple(projections)
+        self._now = now
         self._events: list[StoredEvent] = []
+        self._cursors: list[Cursor] = []
+        self._streams: dict[str, list[StoredEvent]] = {}
+        self._ids: dict[UUID, StoredEvent] = {}
         self._lock = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._count = 0
@@ -39,16 +46,15 @@ class MemoryEventLog:
         """Store all events or none; see `EventLog.append`."""
         check_appends(appends)
         async with self._lock:
-            known = {event.event_id: event for event in self._events}
-            repeated = already_stored(appends, known if self._any_known(appends) else {})
+            repeated = already_stored(appends, self._known(appends))
             if repeated is not None:
                 return repeated
-            check_versions(appends, {event.stream: event.version for event in self._events})
+            check_versions(appends, {append.stream: len(self._streams.get(append.stream, ())) for append in appends})
             stored = self._stored(appends)
             for event in stored:
                 for projection in self._projections:
                     await projection.apply(None, event)
-            self._events.extend(stored)
+            self._keep(stored)
         async with self._changed:
             self._count += 1
             self._changed.notify_all()
@@ -56,15 +62,16 @@ class MemoryEventLog:
 
     async def read_stream(self, stream: str, after_version: int = 0) -> tuple[StoredEvent, ...]:
         """Return the events of a stream; see `EventLog.read_stream`."""
-        return tuple(event for event in self._events if event.stream == stream and event.version > after_version)
+        return tuple(self._streams.get(stream, ())[after_version:])
 
     async def read_all(self, after: Cursor = START, limit: int = 1000) -> tuple[StoredEvent, ...]:
         """Return events of all streams; see `EventLog.read_all`."""
-        return tuple([event for event in self._events if event.cursor > after][:limit])
+        first = bisect_right(self._cursors, after)
+        return tuple(self._events[first : first + limit])
 
     async def count(self, after: Cursor = START, limit: int = 10_000) -> int:
         """Return how many events lie after the cursor; see `EventLog.count`."""
-        return min(limit, sum(event.cursor > after for event in self._events))
+        return min(limit, len(self._cursors) - bisect_right(self._cursors, after))
 
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - see the protocol
         """Sleep until something may have been appended; see `EventLog.wait`."""
@@ -81,9 +88,16 @@ class MemoryEventLog:
             self._seen[task] = self._count
             return True
 
-    def _any_known(self, appends: tuple[Append, ...]) -> bool:
-        new = {event.event_id for append in appends for event in append.events}
-        return any(event.event_id in new for event in self._events)
+    def _known(self, appends: tuple[Append, ...]) -> dict[UUID, StoredEvent]:
+        ids = (event.event_id for append in appends for event in append.events)
+        return {event_id: self._ids[event_id] for event_id in ids if event_id in self._ids}
+
+    def _keep(self, stored: Sequence[StoredEvent]) -> None:
+        for event in stored:
+            self._events.append(event)
+            self._cursors.append(event.cursor)
+            self._streams.setdefault(event.stream, []).append(event)
+            self._ids[event.event_id] = event
 
     def _stored(self, appends: tuple[Append, ...]) -> list[StoredEvent]:
         # Like a transaction: one xid for all events of an append.
@@ -101,7 +115,7 @@ class MemoryEventLog:
                         # Through JSON and back, as the real log does.
                         message=from_json(type(event.message), to_json(event.message)),
                         meta=dict(event.meta),
-                        at=datetime.now(UTC),
+                        at=self._now(),
                     )
                 )
         return stored

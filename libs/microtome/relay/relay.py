@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from microtome import clock
 from microtome.bus import subjects
 from microtome.bus.headers import CloudEvent
 from microtome.contracts.codec import to_bytes, type_name
@@ -82,7 +82,7 @@ class Relay:
     async def dispatch_again(self, started: StoredEvent) -> None:
         """Publish the work of a `JobStarted` once more, in its trace. Raises what the bus raises."""
         # A fresh id: the first dispatch may have been lost together with the stream that remembers ids.
-        await self._dispatch(started, str(uuid.uuid4()))
+        await self._dispatch(started, str(clock.new_id()))
 
     async def run(self) -> None:
         """Publish for ever; while the log or the bus is away, try again."""
