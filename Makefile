@@ -115,6 +115,7 @@ $(VENV)/.runtime: requirements.lock $(VENV)/.installer
 	@echo "Installing into $(VENV) …"
 	@$(UV) pip install --python $(RUN) -r requirements.lock
 	@$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "microtome-checkout.pth").write_text("\n".join(str(pathlib.Path(p).resolve()) for p in ("libs", ".")) + "\n")'
+	@printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -m microtome "$$@"\n' > $(VENV)/bin/microtome && chmod +x $(VENV)/bin/microtome
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

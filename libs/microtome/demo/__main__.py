@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from microtome.client import ApiClient, JobIn, Slide, Workflow
-from microtome.demo.display import LiveJobs, progress_bars, slide_line, summary
+from microtome.commandline.display import LiveJobs, progress_bars, slide_line, summary
 from microtome.demo.source import DemoSlide, choose
 from microtome.embedded.__main__ import wait_running
 from microtome.embedded.home import default_home

@@ -1,4 +1,4 @@
-"""What the demo shows on the terminal.
+"""What is shown on the terminal while a workflow runs, and when it is over.
 
 Promises: every number is one the server gave; what it did not give is shown as "–".
 Refuses: to compute results.
