@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 from uuid import UUID
 
 from microtome.contracts.messages import Message
@@ -97,6 +97,15 @@ class Projection(Protocol[ConnectionT_contra]):
 
     async def apply(self, connection: ConnectionT_contra, event: StoredEvent) -> None:
         """Fold one event into the read model; whatever it raises undoes the whole append."""
+        ...
+
+
+@runtime_checkable
+class SettlingProjection(Protocol[ConnectionT_contra]):
+    """A projection that has more to do once all events of an append are folded in."""
+
+    async def settle(self, connection: ConnectionT_contra, events: Sequence[StoredEvent]) -> None:
+        """Bring what follows from the rows in line with them, for the streams of these events."""
         ...
 
 

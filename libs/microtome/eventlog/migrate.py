@@ -22,6 +22,11 @@ MIGRATIONS = (
     ("microtome.readmodels", "invariants.sql"),
     ("microtome.leases", "schema.sql"),
     ("microtome.relay", "schema.sql"),
+    ("microtome.readmodels", "0002_life_of_a_job.sql"),
+    ("microtome.eventlog", "0002_snapshots.sql"),
+    ("microtome.eventlog", "0003_events_of_a_user.sql"),
+    ("microtome.leases", "0002_rate_buckets.sql"),
+    ("microtome.reservations", "schema.sql"),
 )
 
 # Any constant will do, as long as all services use the same one.

@@ -28,6 +28,7 @@ from microtome.eventlog.log import (
     Append,
     Cursor,
     Projection,
+    SettlingProjection,
     StoredEvent,
     already_stored,
     check_appends,
@@ -174,6 +175,9 @@ class PostgresEventLog:
             for event in stored:
                 for projection in self._projections:
                     await projection.apply(connection, event)
+            for projection in self._projections:
+                if isinstance(projection, SettlingProjection):
+                    await projection.settle(connection, stored)
             return tuple(stored)
 
     async def _insert(self, connection: Connection, append: Append) -> tuple[StoredEvent, ...]:

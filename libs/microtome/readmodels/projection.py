@@ -1,30 +1,45 @@
 """From events to rows.
 
 Promises: `apply` depends on the event, its cursor and its time alone, and touches only rows that
-the event's own stream writes. A job's row says what `microtome.domain.workflow.evolve` says.
+the event's own stream writes. A job's row says what `microtome.domain.workflow.evolve` says; `settle` then
+writes what follows from all rows of a workflow: its status, its version, its place in the log.
 Refuses: an event about a job, workflow or seat that is not there; such a log would be corrupt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from microtome.contracts.codec import to_json
 from microtome.contracts.messages import (
+    ArtifactsDeleted,
+    Branch,
     JobAttemptLost,
     JobCancelled,
     JobFailed,
     JobPlanned,
+    JobPreempted,
+    JobReleased,
+    JobResult,
     JobRetried,
+    JobsAdded,
+    JobSkipped,
+    JobSpec,
     JobStarted,
     JobSucceeded,
     SeatGranted,
     SeatReleased,
+    SlideDeleted,
     SlideRegistered,
     WorkflowSubmitted,
 )
+from microtome.domain import eligibility
+from microtome.domain.cluster import STREAM_PREFIX
+from microtome.domain.state import WorkflowStatus
 from microtome.errors import Conflict, WorkerLost
 from microtome.eventlog.log import StoredEvent
+from microtome.readmodels import rows
 
 if TYPE_CHECKING:
     from microtome.eventlog.database import Connection
@@ -36,24 +51,34 @@ insert into slides (slide_id, user_id, filename, size_bytes, sha256, vendor, wid
                     objective_power, stain, levels, notes, path, registered_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 """
+_SLIDE_DELETED = "update slides set deleted_at = $2 where slide_id = $1"
 _WORKFLOW = """
-insert into workflows (workflow_id, user_id, name, created_at, version, xid, position)
-values ($1, $2, $3, $4, $5, $6, $7)
+insert into workflows (workflow_id, user_id, name, created_at, version, xid, position, branches, next_turn)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
-_WORKFLOW_MOVED = "update workflows set version = $2, xid = $3, position = $4 where workflow_id = $1"
+_WORKFLOW_MOVED = "update workflows set version = $2, xid = $3, position = $4, status = $5 where workflow_id = $1"
+_GREW = """
+update workflows set next_turn = next_turn + $2, branches = branches || $3::jsonb where workflow_id = $1
+returning user_id, next_turn, (select count(*)::integer from jobs where workflow_id = $1) as jobs
+"""
 _JOB = """
 insert into jobs (job_id, workflow_id, user_id, ordinal, key, type, slide_id, branch, depends_on, parameters,
-                  status, attempt, failures, created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', 0, 0, $11)
+                  status, attempt, failures, created_at, turn, draft, expected_tiles)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, $12, $13, $14, $15)
+"""
+_RELEASED = """
+with line as (update workflows set next_turn = next_turn + 1 where workflow_id = $2 returning next_turn - 1 as turn)
+update jobs set status = 'PENDING', turn = line.turn from line where job_id = $1 and workflow_id = $2
 """
 _STARTED = """
 update jobs set status = 'RUNNING', attempt = $3, slot = $4, seated_user = user_id, started_at = $5,
-                not_before = null, planned = null, result = null, finished_at = null
+                not_before = null, planned = null, result = null, finished_at = null, artifact_bytes = 0
 where job_id = $1 and workflow_id = $2
 """
 _PLANNED = "update jobs set planned = $3 where job_id = $1 and workflow_id = $2"
 _SUCCEEDED = """
-update jobs set status = 'SUCCEEDED', slot = null, seated_user = null, error = null, result = $3, finished_at = $4
+update jobs set status = 'SUCCEEDED', slot = null, seated_user = null, error = null, result = $3, finished_at = $4,
+                artifact_bytes = $5
 where job_id = $1 and workflow_id = $2
 """
 _FAILED = """
@@ -66,17 +91,38 @@ _LOST = """
 update jobs set status = 'PENDING', slot = null, seated_user = null, failures = failures + 1, error = $3
 where job_id = $1 and workflow_id = $2
 """
+_PREEMPTED = """
+update jobs set status = 'PENDING', slot = null, seated_user = null, not_before = null, preemptions = preemptions + 1
+where job_id = $1 and workflow_id = $2
+"""
+_SKIPPED = """
+update jobs set status = 'SKIPPED', not_before = null, cause_job_id = $3, finished_at = $4
+where job_id = $1 and workflow_id = $2
+"""
+_ARTIFACTS_DELETED = """
+update jobs set artifacts_deleted_at = $3, artifact_bytes = 0 where job_id = $1 and workflow_id = $2
+"""
 _CANCELLED = """
 update jobs set status = 'CANCELLED', slot = null, seated_user = null, not_before = null, finished_at = $3
 where job_id = $1 and workflow_id = $2
 """
 _RETRIED = """
 update jobs set status = 'PENDING', slot = null, seated_user = null, failures = 0, not_before = null, error = null,
-                planned = null, result = null, started_at = null, finished_at = null
+                planned = null, result = null, started_at = null, finished_at = null, cause_job_id = null,
+                artifacts_deleted_at = null, artifact_bytes = 0
 where job_id = $1 and workflow_id = $2
 """
 _SEATED = "insert into seats (seat, user_id, granted_at) values ($1, $2, $3)"
 _UNSEATED = "delete from seats where seat = $1 and user_id = $2"
+
+
+# Enough of a workflow's jobs to tell its status.
+_STANDING = """
+select job_id, key, type, slide_id, branch, depends_on, draft, ordinal, turn, status, attempt, cause_job_id
+from jobs where workflow_id = $1 order by ordinal
+"""
+_CHOSEN = "select user_id, name, created_at, branches from workflows where workflow_id = $1"
+_RUNS = "select exists (select from jobs where workflow_id = $1 and status = 'RUNNING')"
 
 
 class ReadModels:
@@ -87,14 +133,37 @@ class ReadModels:
         match event.message:
             case SlideRegistered():
                 await _slide(connection, event, event.message)
+            case SlideDeleted(slide_id=slide):
+                await _one(connection, event, _SLIDE_DELETED, slide, event.at)
             case WorkflowSubmitted():
                 await _workflow(connection, event, event.message)
+            case JobsAdded():
+                await _added(connection, event, event.message)
             case SeatGranted(seat=seat, user_id=user):
                 await connection.execute(_SEATED, seat, user, event.at)
             case SeatReleased(seat=seat, user_id=user):
                 await _one(connection, event, _UNSEATED, seat, user)
             case _:
                 await _job(connection, event)
+
+    async def settle(self, connection: Connection, events: Sequence[StoredEvent]) -> None:
+        """Write the status and the place of each workflow that the events are about."""
+        latest = {event.stream: event for event in events if event.stream.startswith(STREAM_PREFIX)}
+        for stream, event in latest.items():
+            workflow_id = stream.removeprefix(STREAM_PREFIX)
+            status = await _status(connection, workflow_id)
+            place = (event.version, event.cursor.xid, event.cursor.position)
+            await _one(connection, event, _WORKFLOW_MOVED, workflow_id, *place, status)
+
+
+async def _status(connection: Connection, workflow_id: str) -> str:
+    # Most events come while something runs, and then nothing else matters.
+    if await connection.fetchval(_RUNS, workflow_id):
+        return WorkflowStatus.RUNNING.value
+    chosen = await connection.fetchrow(_CHOSEN, workflow_id)
+    if chosen is None:
+        raise Conflict(f"there is no workflow {workflow_id}")
+    return eligibility.status(rows.outline(workflow_id, chosen, await connection.fetch(_STANDING, workflow_id))).value
 
 
 async def _slide(connection: Connection, event: StoredEvent, slide: SlideRegistered) -> None:
@@ -122,52 +191,86 @@ async def _slide(connection: Connection, event: StoredEvent, slide: SlideRegiste
 
 async def _workflow(connection: Connection, event: StoredEvent, workflow: WorkflowSubmitted) -> None:
     place = (event.version, event.cursor.xid, event.cursor.position)
-    await connection.execute(_WORKFLOW, workflow.workflow_id, workflow.user_id, workflow.name, event.at, *place)
+    about = (workflow.workflow_id, workflow.user_id)
+    chosen = _branches(workflow.branches)
+    await connection.execute(_WORKFLOW, *about, workflow.name, event.at, *place, chosen, len(workflow.jobs))
+    await _jobs(connection, event, workflow.jobs, about, ordinal=0, turn=0)
+
+
+async def _added(connection: Connection, event: StoredEvent, added: JobsAdded) -> None:
+    row = await connection.fetchrow(_GREW, added.workflow_id, len(added.jobs), _branches(added.branches))
+    if row is None:
+        raise _nowhere(event)
+    turn = row["next_turn"] - len(added.jobs)
+    await _jobs(connection, event, added.jobs, (added.workflow_id, row["user_id"]), ordinal=row["jobs"], turn=turn)
+
+
+def _branches(branches: Sequence[Branch]) -> list[dict[str, Any]]:
+    return [to_json(branch) for branch in branches]
+
+
+async def _jobs(
+    connection: Connection, event: StoredEvent, jobs: Sequence[JobSpec], about: tuple[str, str], ordinal: int, turn: int
+) -> None:
     await connection.executemany(
         _JOB,
         [
             (
                 job.job_id,
-                workflow.workflow_id,
-                workflow.user_id,
-                ordinal,
+                *about,
+                ordinal + number,
                 job.key,
                 int(job.type),
                 job.slide_id,
                 job.branch,
                 list(job.depends_on),
                 None if job.parameters is None else to_json(job.parameters),
+                "DRAFT" if job.draft else "PENDING",
                 event.at,
+                turn + number,
+                job.draft,
+                job.expected_tiles,
             )
-            for ordinal, job in enumerate(workflow.jobs)
+            for number, job in enumerate(jobs)
         ],
     )
 
 
 async def _job(connection: Connection, event: StoredEvent) -> None:
-    workflow_id = event.stream.removeprefix("workflow-")
+    workflow_id = event.stream.removeprefix(STREAM_PREFIX)
     match event.message:
+        case JobReleased(job_id=job):
+            await _one(connection, event, _RELEASED, job, workflow_id)
         case JobStarted(job_id=job, attempt=attempt, slot=slot):
             await _one(connection, event, _STARTED, job, workflow_id, attempt, slot, event.at)
         case JobPlanned(job_id=job):
             await _one(connection, event, _PLANNED, job, workflow_id, to_json(event.message))
         case JobSucceeded(job_id=job, result=result):
             facts = None if result is None else to_json(result)
-            await _one(connection, event, _SUCCEEDED, job, workflow_id, facts, event.at)
+            await _one(connection, event, _SUCCEEDED, job, workflow_id, facts, event.at, artifact_bytes(result))
         case JobFailed(job_id=job, code=code, detail=detail, transient=transient, retry_at=retry_at):
             error = _error(code, detail, transient=transient)
             await _one(connection, event, _FAILED, job, workflow_id, error, retry_at, event.at)
         case JobAttemptLost(job_id=job, reason=reason):
             error = _error(WorkerLost.code, reason, transient=WorkerLost.transient)
             await _one(connection, event, _LOST, job, workflow_id, error)
+        case JobPreempted(job_id=job):
+            await _one(connection, event, _PREEMPTED, job, workflow_id)
+        case JobSkipped(job_id=job, cause_job_id=cause):
+            await _one(connection, event, _SKIPPED, job, workflow_id, cause, event.at)
         case JobCancelled(job_id=job):
             await _one(connection, event, _CANCELLED, job, workflow_id, event.at)
         case JobRetried(job_id=job):
             await _one(connection, event, _RETRIED, job, workflow_id)
+        case ArtifactsDeleted(job_id=job):
+            await _one(connection, event, _ARTIFACTS_DELETED, job, workflow_id, event.at)
         case _:
             raise Conflict(f"{type(event.message).__name__} is not an event of the log")
-    place = (event.version, event.cursor.xid, event.cursor.position)
-    await _one(connection, event, _WORKFLOW_MOVED, workflow_id, *place)
+
+
+def artifact_bytes(result: JobResult | None) -> int:
+    """Return the size of all files of a result."""
+    return 0 if result is None else sum(artifact.size_bytes for artifact in result.artifacts)
 
 
 def _error(code: str, detail: str, *, transient: bool) -> dict[str, Any]:
@@ -177,4 +280,8 @@ def _error(code: str, detail: str, *, transient: bool) -> dict[str, Any]:
 async def _one(connection: Connection, event: StoredEvent, statement: str, *arguments: object) -> None:
     done = await connection.execute(statement, *arguments)
     if done.rpartition(" ")[2] != "1":
-        raise Conflict(f"{type(event.message).__name__} in {event.stream} is about something that is not there")
+        raise _nowhere(event)
+
+
+def _nowhere(event: StoredEvent) -> Conflict:
+    return Conflict(f"{type(event.message).__name__} in {event.stream} is about something that is not there")

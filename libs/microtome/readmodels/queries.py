@@ -13,51 +13,30 @@ from datetime import datetime
 
 import asyncpg
 
-from microtome.contracts.codec import from_json
-from microtome.contracts.messages import (
-    JobParameters,
-    JobPlanned,
-    JobResult,
-    JobSpec,
-    JobType,
-    MppSource,
-    SlideLevel,
-    SlideRegistered,
-    Stain,
-)
-from microtome.domain import graph
-from microtome.domain.state import Job, JobError, JobStatus, Workflow
+from microtome.contracts.messages import JobPlanned, JobSpec, JobType, SlideRegistered
+from microtome.domain.state import JobStatus
 from microtome.errors import NotFound
 from microtome.eventlog.database import Connection, Database
-from microtome.eventlog.log import Cursor
+from microtome.eventlog.log import START, Cursor, StoredEvent
+from microtome.eventlog.postgres import COLUMNS, stored_event
+from microtome.readmodels import listing, rows
+from microtome.readmodels.listing import ANY_JOB, ANY_SLIDE, ANY_WORKFLOW, JobFilter, Page, SlideFilter, WorkflowFilter
+from microtome.readmodels.rows import JobRecord, SlideRecord, WorkflowRecord
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideRecord:
-    """A registered slide: its facts and when they became known."""
-
-    facts: SlideRegistered
-    registered_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowRecord:
-    """A workflow as of an event: the fold of its stream up to `version`."""
-
-    state: Workflow
-    version: int
-    # The stream's last event; later events of the log say nothing new about this workflow.
-    cursor: Cursor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
-    """One job and whose it is."""
-
-    job: Job
-    workflow_id: str
-    user_id: str
-    created_at: datetime
+__all__ = [
+    "Dependency",
+    "JobContext",
+    "JobFilter",
+    "JobRecord",
+    "Page",
+    "Queries",
+    "Seat",
+    "SlideFilter",
+    "SlideRecord",
+    "Usage",
+    "WorkflowFilter",
+    "WorkflowRecord",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +74,43 @@ class Seat:
     granted_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a user takes up. Bytes are of files that are there: deleted slides and artifacts count nothing."""
+
+    slides: int
+    slide_bytes: int
+    artifact_bytes: int
+    workflows: int
+    jobs: dict[JobStatus, int]
+
+    @property
+    def bytes_stored(self) -> int:
+        """Slides and artifacts together."""
+        return self.slide_bytes + self.artifact_bytes
+
+
 _WORKFLOWS = """
 select * from workflows where user_id = $1 order by created_at desc, workflow_id limit $2
 """
 _SUMMARY = """
 select status, count(*) as jobs from jobs group by status
 """
+_STORED = """
+select count(*) as slides, coalesce(sum(size_bytes), 0)::bigint as bytes
+from slides where user_id = $1 and deleted_at is null
+"""
+_JOBS_OF = """
+select status, count(*) as jobs, coalesce(sum(artifact_bytes), 0)::bigint as bytes
+from jobs where user_id = $1 group by status
+"""
+# Of one stream, so that no late commit can come in before what was read: its order is that of its versions.
+_EVENTS = f"""
+select {COLUMNS} from events
+where stream = $1 and (xid, position) > ($2::xid8, $3::bigint)
+order by version
+limit $4
+"""  # noqa: S608 - no input
 
 
 class Queries:
@@ -109,21 +119,33 @@ class Queries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def slide(self, user_id: str, slide_id: str) -> SlideRecord:
-        """Return a slide of the user. Raises `NotFound`."""
+    async def slide(self, user_id: str, slide_id: str, *, deleted: bool = False) -> SlideRecord:
+        """Return a slide of the user; a deleted one only when `deleted` are wanted, too. Raises `NotFound`."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow(
-                "select * from slides where slide_id = $1 and user_id = $2", slide_id, user_id
+                "select * from slides where slide_id = $1 and user_id = $2 and ($3 or deleted_at is null)",
+                slide_id,
+                user_id,
+                deleted,
             )
-        return _slide(_found(row, "slide", slide_id))
+        return rows.slide_record(_found(row, "slide", slide_id))
 
     async def slides(self, user_id: str) -> tuple[SlideRecord, ...]:
-        """Return all slides of the user, newest first."""
+        """Return all slides of the user that are there, newest first."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(
-                "select * from slides where user_id = $1 order by registered_at desc, slide_id", user_id
+            found = await connection.fetch(
+                "select * from slides where user_id = $1 and deleted_at is null order by registered_at desc, slide_id",
+                user_id,
             )
-        return tuple(map(_slide, rows))
+        return tuple(map(rows.slide_record, found))
+
+    async def find_slides(
+        self, user_id: str, wanted: SlideFilter = ANY_SLIDE, limit: int = 50, cursor: str | None = None
+    ) -> Page[SlideRecord]:
+        """Return a page of the user's slides, newest first. Raises `InvalidRequest`; see `listing.page`."""
+        async with self._database.connection() as connection:
+            found, following = await listing.page(connection, listing.slides(user_id, wanted), limit, cursor)
+        return Page(tuple(map(rows.slide_record, found)), following)
 
     async def workflow(self, user_id: str, workflow_id: str) -> WorkflowRecord:
         """Return a workflow of the user with its jobs. Raises `NotFound`."""
@@ -138,6 +160,55 @@ class Queries:
         """Return the user's workflows with their jobs, newest first."""
         async with self._database.transaction("repeatable_read") as connection:
             return await _workflows(connection, await connection.fetch(_WORKFLOWS, user_id, limit))
+
+    async def find_workflows(
+        self, user_id: str, wanted: WorkflowFilter = ANY_WORKFLOW, limit: int = 50, cursor: str | None = None
+    ) -> Page[WorkflowRecord]:
+        """Return a page of the user's workflows with their jobs, newest first.
+
+        Raises `InvalidRequest`; see `listing.page`.
+        """
+        async with self._database.transaction("repeatable_read") as connection:
+            found, following = await listing.page(connection, listing.workflows(user_id, wanted), limit, cursor)
+            return Page(await _workflows(connection, found), following)
+
+    async def find_jobs(
+        self, user_id: str, wanted: JobFilter = ANY_JOB, limit: int = 50, cursor: str | None = None
+    ) -> Page[JobRecord]:
+        """Return a page of the user's jobs, newest first, of one submission the last first.
+
+        Raises `InvalidRequest`; see `listing.page`.
+        """
+        async with self._database.connection() as connection:
+            found, following = await listing.page(connection, listing.jobs(user_id, wanted), limit, cursor)
+        return Page(tuple(map(rows.job_record, found)), following)
+
+    async def events(
+        self, user_id: str, workflow_id: str, after: Cursor = START, limit: int = 100
+    ) -> tuple[StoredEvent, ...]:
+        """Return at most `limit` events of a workflow of the user after the cursor. Raises `NotFound`."""
+        async with self._database.connection() as connection:
+            owned = await connection.fetchrow(
+                "select from workflows where workflow_id = $1 and user_id = $2", workflow_id, user_id
+            )
+            _found(owned, "workflow", workflow_id)
+            found = await connection.fetch(_EVENTS, f"workflow-{workflow_id}", after.xid, after.position, limit)
+        return tuple(map(stored_event, found))
+
+    async def usage(self, user_id: str) -> Usage:
+        """Return what the user takes up; all zero for one who was never seen."""
+        async with self._database.transaction("repeatable_read") as connection:
+            slides = await connection.fetchrow(_STORED, user_id)
+            jobs = await connection.fetch(_JOBS_OF, user_id)
+            workflows = await connection.fetchval("select count(*) from workflows where user_id = $1", user_id)
+        assert slides is not None
+        return Usage(
+            slides=slides["slides"],
+            slide_bytes=slides["bytes"],
+            artifact_bytes=sum(row["bytes"] for row in jobs),
+            workflows=workflows,
+            jobs=dict.fromkeys(JobStatus, 0) | {JobStatus(row["status"]): row["jobs"] for row in jobs},
+        )
 
     async def workflow_of(self, user_id: str, job_id: str) -> WorkflowRecord:
         """Return the workflow of a job of the user. Raises `NotFound`."""
@@ -154,17 +225,17 @@ class Queries:
         """Return a job of the user. Raises `NotFound`."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow("select * from jobs where job_id = $1 and user_id = $2", job_id, user_id)
-        return _job_record(_found(row, "job", job_id))
+        return rows.job_record(_found(row, "job", job_id))
 
     async def unfinished(self, user_id: str) -> tuple[JobRecord, ...]:
         """Return the user's jobs that are pending or running, in the order of submission."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(
+            found = await connection.fetch(
                 "select * from jobs where user_id = $1 and status in ('PENDING', 'RUNNING') "
                 "order by created_at, workflow_id, ordinal",
                 user_id,
             )
-        return tuple(map(_job_record, rows))
+        return tuple(map(rows.job_record, found))
 
     # For workers and operators: whoever's job it is.
 
@@ -179,11 +250,11 @@ class Queries:
             )
         return JobContext(
             job_id=job_id,
-            spec=_spec(row),
+            spec=rows.spec(row),
             status=JobStatus(row["status"]),
             attempt=row["attempt"],
-            planned=_planned(row),
-            slide=_slide(_found(slide, "slide", row["slide_id"])).facts,
+            planned=rows.planned(row),
+            slide=rows.slide_record(_found(slide, "slide", row["slide_id"])).facts,
             workflow_id=row["workflow_id"],
             user_id=row["user_id"],
             dependencies=tuple(
@@ -200,20 +271,20 @@ class Queries:
     async def running(self) -> tuple[JobRecord, ...]:
         """Return all running jobs of all users, by slot."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch("select * from jobs where status = 'RUNNING' order by slot")
-        return tuple(map(_job_record, rows))
+            found = await connection.fetch("select * from jobs where status = 'RUNNING' order by slot")
+        return tuple(map(rows.job_record, found))
 
     async def seats(self) -> tuple[Seat, ...]:
         """Return who is active, by seat."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch("select * from seats order by seat")
-        return tuple(Seat(seat=row["seat"], user_id=row["user_id"], granted_at=row["granted_at"]) for row in rows)
+            found = await connection.fetch("select * from seats order by seat")
+        return tuple(Seat(seat=row["seat"], user_id=row["user_id"], granted_at=row["granted_at"]) for row in found)
 
     async def jobs_by_status(self) -> dict[JobStatus, int]:
         """Return how many jobs of all users are in each status, for metrics."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(_SUMMARY)
-        return dict.fromkeys(JobStatus, 0) | {JobStatus(row["status"]): row["jobs"] for row in rows}
+            found = await connection.fetch(_SUMMARY)
+        return dict.fromkeys(JobStatus, 0) | {JobStatus(row["status"]): row["jobs"] for row in found}
 
 
 def _found(row: asyncpg.Record | None, what: str, identity: str) -> asyncpg.Record:
@@ -222,88 +293,10 @@ def _found(row: asyncpg.Record | None, what: str, identity: str) -> asyncpg.Reco
     return row
 
 
-async def _workflows(connection: Connection, rows: Iterable[asyncpg.Record]) -> tuple[WorkflowRecord, ...]:
-    jobs: dict[str, list[Job]] = {row["workflow_id"]: [] for row in rows}
-    found = await connection.fetch(
+async def _workflows(connection: Connection, found: Iterable[asyncpg.Record]) -> tuple[WorkflowRecord, ...]:
+    jobs: dict[str, list[asyncpg.Record]] = {row["workflow_id"]: [] for row in found}
+    for job in await connection.fetch(
         "select * from jobs where workflow_id = any($1::text[]) order by workflow_id, ordinal", list(jobs)
-    )
-    for row in found:
-        jobs[row["workflow_id"]].append(_job(row))
-    return tuple(_workflow(row, jobs[row["workflow_id"]]) for row in rows)
-
-
-def _workflow(row: asyncpg.Record, jobs: list[Job]) -> WorkflowRecord:
-    return WorkflowRecord(
-        state=Workflow(
-            workflow_id=row["workflow_id"],
-            user_id=row["user_id"],
-            name=row["name"],
-            submitted_at=row["created_at"],
-            jobs={job.job_id: job for job in jobs},
-            graph=graph.build(tuple(job.spec for job in jobs)),
-        ),
-        version=row["version"],
-        cursor=Cursor(row["xid"], row["position"]),
-    )
-
-
-def _job_record(row: asyncpg.Record) -> JobRecord:
-    return JobRecord(
-        job=_job(row), workflow_id=row["workflow_id"], user_id=row["user_id"], created_at=row["created_at"]
-    )
-
-
-def _job(row: asyncpg.Record) -> Job:
-    return Job(
-        spec=_spec(row),
-        order=row["ordinal"],
-        status=JobStatus(row["status"]),
-        attempt=row["attempt"],
-        slot=row["slot"],
-        failures=row["failures"],
-        not_before=row["not_before"],
-        error=None if row["error"] is None else JobError(**row["error"]),
-        result=None if row["result"] is None else from_json(JobResult, row["result"]),
-        planned=_planned(row),
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-    )
-
-
-def _spec(row: asyncpg.Record) -> JobSpec:
-    return JobSpec(
-        job_id=row["job_id"],
-        key=row["key"],
-        type=JobType(row["type"]),
-        slide_id=row["slide_id"],
-        branch=row["branch"],
-        depends_on=tuple(row["depends_on"]),
-        parameters=None if row["parameters"] is None else from_json(JobParameters, row["parameters"]),
-    )
-
-
-def _planned(row: asyncpg.Record) -> JobPlanned | None:
-    return None if row["planned"] is None else from_json(JobPlanned, row["planned"])
-
-
-def _slide(row: asyncpg.Record) -> SlideRecord:
-    return SlideRecord(
-        facts=SlideRegistered(
-            slide_id=row["slide_id"],
-            user_id=row["user_id"],
-            filename=row["filename"],
-            size_bytes=row["size_bytes"],
-            sha256=row["sha256"],
-            vendor=row["vendor"],
-            width=row["width"],
-            height=row["height"],
-            mpp=row["mpp"],
-            mpp_source=MppSource(row["mpp_source"]),
-            objective_power=row["objective_power"],
-            stain=Stain(row["stain"]),
-            levels=tuple(from_json(SlideLevel, level) for level in row["levels"]),
-            notes=tuple(row["notes"]),
-            path=row["path"],
-        ),
-        registered_at=row["registered_at"],
-    )
+    ):
+        jobs[job["workflow_id"]].append(job)
+    return tuple(rows.workflow_record(row, jobs[row["workflow_id"]]) for row in found)
