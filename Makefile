@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status test lint format proto client ui bench-pipeline bench-memory bench-upload mosaic lock clean
+.PHONY: help setup setup-dev demo up down status test lint format proto client ui bench-pipeline bench-control bench-memory bench-upload mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,9 @@ ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
 
 bench-pipeline: $(VENV)/.dev ## what the services add to the bare engine; ARGS="--slide a.svs --repeats 5"
 	@$(RUN) -m tests.bench.pipeline $(ARGS)
+
+bench-control: $(VENV)/.dev ## scheduler, log and API without pixels: 10,000 jobs, 50 users, 500 live clients
+	@$(RUN) -m tests.bench.control $(ARGS)
 
 bench-memory: $(VENV)/.dev ## each service's memory on a slide of 5,000² and one of 20,000² pixels
 	@$(RUN) -m tests.bench.memory $(ARGS)
