@@ -31,8 +31,10 @@ _LOG = logging.getLogger(__name__)
 Isolation = Literal["read_committed", "repeatable_read"]
 
 IDLE_IN_TRANSACTION_SECONDS = 10
+MAINTENANCE_IDLE_SECONDS = 60
 COMMAND_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
+_JSONB_VERSION = b"\x01"
 
 _CLASH = (
     asyncpg.SerializationError,
@@ -78,14 +80,23 @@ def _name(error: asyncpg.PostgresError) -> str:
     return str(getattr(error, "constraint_name", None) or error)
 
 
+def _write_json(value: object) -> bytes:
+    return _JSONB_VERSION + orjson.dumps(value)
+
+
+def _read_json(data: bytes) -> object:
+    return orjson.loads(data[1:])
+
+
 async def prepare(connection: Connection) -> None:
     """Make a connection speak JSON: jsonb columns read and write plain Python values."""
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
-        encoder=lambda value: orjson.dumps(value).decode(),
-        decoder=orjson.loads,
-        format="text",
+        encoder=_write_json,
+        decoder=_read_json,
+        # Binary, because rows are also copied in, and COPY has no other form.
+        format="binary",
     )
 
 
@@ -139,6 +150,28 @@ class Database:
         """Borrow a connection inside a transaction: committed at the end, rolled back by any exception."""
         async with self.connection() as connection, connection.transaction(isolation=isolation):
             yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """Open a connection of its own for maintenance, whose statements may take as long as they need.
+
+        Raises the errors of `typed_errors`.
+        """
+        async with typed_errors():
+            connection = await asyncpg.connect(
+                self.url,
+                timeout=CONNECT_SECONDS,
+                server_settings={
+                    "application_name": "microtome-maintenance",
+                    "idle_in_transaction_session_timeout": f"{MAINTENANCE_IDLE_SECONDS}s",
+                },
+            )
+            try:
+                await prepare(connection)
+                yield connection
+            finally:
+                with suppress(TimeoutError, *_AWAY):
+                    await connection.close(timeout=CONNECT_SECONDS)
 
 
 class Listener:

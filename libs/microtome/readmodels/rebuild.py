@@ -1,27 +1,48 @@
 """The read models, made anew from the log.
 
-Promises: `rebuild` replaces the tables in one transaction by a replay of the whole log; appends
-wait only while the last events are replayed. `verify` compares tables with a replay, row by row.
-Refuses: to repair rows one by one; what differs from the log is wrong as a whole.
+Promises: the rows come from the domain's fold of each stream (`folding`), not from the projection that wrote the live
+ones, so that `verify` holds two ways of reading the log against each other, row by row. Neither reads the whole log
+into memory, and neither hides a row from a reader: `rebuild` changes rows that differ, in one transaction, and leaves
+all others alone. `verify` keeps nobody waiting; during `rebuild` appends wait while rows are compared.
+Refuses: to believe a row. What differs from the log is replaced by what the log says.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
-from microtome.eventlog.database import Connection, Database
-from microtome.eventlog.log import START, Cursor, StoredEvent
-from microtome.eventlog.migrate import sql
-from microtome.eventlog.postgres import COLUMNS, READ_ALL, stored_event
+import asyncpg
+
+from microtome.contracts.codec import from_json, message_type
+from microtome.errors import ConcurrencyConflict, Conflict
+from microtome.eventlog.database import Connection, Database, typed_errors
+from microtome.eventlog.log import Cursor
 from microtome.eventlog.upcast import UPCASTERS, Upcasters
-from microtome.readmodels.projection import TABLES, ReadModels
+from microtome.readmodels.folding import COLUMNS, SEATS, SLIDE_PREFIX, STREAM_PREFIX, Fact, Rows, Seats, fold
+from microtome.readmodels.projection import TABLES
 
-SHADOW = "microtome_shadow"
-PAGE = 1000
+# Events fetched at once, and rows stored at once.
+PAGE = 4000
+BATCH = 4000
 
-_LOCKED_PAGE = f"""
-select {COLUMNS} from events where (xid, position) > ($1::xid8, $2::bigint) order by xid, position limit $3
-"""  # noqa: S608 - no input
+_SHADOW = "; ".join(f"create temp table shadow_{table} (like public.{table})" for table in TABLES)
+_GONE = "; ".join(f"drop table if exists pg_temp.shadow_{table}" for table in TABLES)
+_FACTS = "select stream, version, xid, position, type, schema_version, data, at from events"
+_ALL = f"{_FACTS} order by stream, version"
+_OF_STREAMS = f"{_FACTS} where stream = any($1::text[]) order by stream, version"
+_SEATS_AFTER = f"{_FACTS} where stream = '{SEATS}' and version > $1 order by version"
+_SNAPSHOT = "select pg_current_snapshot()::text"
+_CHANGED = """
+select distinct stream from events
+where xid >= pg_snapshot_xmin($1::text::pg_snapshot) and not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
+"""
+_STREAM = itemgetter("stream")
+_KEYS = {"slides": "slide_id", "workflows": "workflow_id", "jobs": "job_id", "seats": "seat"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,84 +55,176 @@ class Difference:
 
 
 async def rebuild(database: Database, upcasters: Upcasters = UPCASTERS) -> int:
-    """Replace the read models by a replay of the log; return how many events it took.
+    """Make every row what the log says; return how many events it took.
 
-    Raises `Conflict` when the replay breaks an invariant (the old tables stay then), `Unavailable`.
+    Raises `Conflict` when the log breaks an invariant (nothing is changed then), `Unavailable`.
     """
-    cursor, count = await _replay_unlocked(database, upcasters)
-    async with database.transaction() as connection:
-        count += await _replay_locked(connection, cursor, upcasters)
-        await connection.execute(f"set local search_path to {SHADOW}, public")
-        await connection.execute(sql("microtome.readmodels", "invariants.sql"))
-        # Also those that are deferred to the commit, while the tables still have their shadow names.
-        await connection.execute("set constraints all immediate")
-        await connection.execute("set local search_path to public")
-        await connection.execute(f"drop table {', '.join(f'public.{table}' for table in TABLES)}")
-        for table in TABLES:
-            await connection.execute(f"alter table {SHADOW}.{table} set schema public")
-        await connection.execute(f"drop schema {SHADOW}")
-    return count
+    async with _shadow(database, upcasters) as shadow:
+        await shadow.fold_all()
+        await shadow.catch_up()
+        try:
+            async with typed_errors(), shadow.writer.transaction():
+                # No append runs under this lock, so that what is committed is all there is.
+                await shadow.writer.execute("lock table events in share row exclusive mode")
+                await shadow.catch_up()
+                await _repair(shadow.writer)
+                await shadow.writer.execute("set constraints all immediate")
+        except ConcurrencyConflict as error:
+            raise Conflict(f"the log breaks an invariant: {error}") from error
+        return shadow.count
 
 
 async def verify(database: Database, upcasters: Upcasters = UPCASTERS) -> tuple[Difference, ...]:
-    """Replay the log beside the read models and return the rows that differ; none when all is well.
+    """Fold the log beside the read models and return the rows that differ; none when all is well."""
+    async with _shadow(database, upcasters) as shadow:
+        await shadow.fold_all()
+        await shadow.catch_up()
+        # One snapshot of the log and the rows: they are written together.
+        async with shadow.writer.transaction(isolation="repeatable_read"):
+            await shadow.catch_up()
+            differences: list[Difference] = []
+            for table in TABLES:
+                for row in await shadow.writer.fetch(_differing(table)):
+                    differences += [
+                        Difference(table, side, row[side]) for side in ("table", "log") if row[side] is not None
+                    ]
+        return tuple(differences)
 
-    Appends wait while the last events are replayed and the rows are compared.
+
+def _differing(table: str) -> str:
+    key = _KEYS[table]
+    return (
+        f'select to_jsonb(live)::text as "table", to_jsonb(made)::text as "log" '  # noqa: S608 - fixed names
+        f"from public.{table} live full join pg_temp.shadow_{table} made on live.{key} = made.{key} "
+        "where live is distinct from made"
+    )
+
+
+async def _repair(connection: Connection) -> None:
+    """Make the live rows equal to the shadow's, touching only those that differ."""
+    # Jobs first and last: they refer to workflows and seats, and of two that change places in a slot or branch
+    # both have to be gone before either comes.
+    for table in ("jobs", "slides", "seats"):
+        key = _KEYS[table]
+        await connection.execute(
+            f"delete from public.{table} live where not exists (select from pg_temp.shadow_{table} made "  # noqa: S608
+            f"where made.{key} = live.{key} and made is not distinct from live)"
+        )
+    await connection.execute(
+        "delete from public.workflows live where not exists "
+        "(select from pg_temp.shadow_workflows made where made.workflow_id = live.workflow_id)"
+    )
+    columns = COLUMNS["workflows"]
+    await connection.execute(
+        f"update public.workflows live set ({', '.join(columns)}) = ({', '.join(f'made.{c}' for c in columns)}) "  # noqa: S608
+        "from pg_temp.shadow_workflows made where made.workflow_id = live.workflow_id and made is distinct from live"
+    )
+    for table in ("workflows", "seats", "slides", "jobs"):
+        key = _KEYS[table]
+        await connection.execute(
+            f"insert into public.{table} select made.* from pg_temp.shadow_{table} made "  # noqa: S608 - fixed names
+            f"where not exists (select from public.{table} live where live.{key} = made.{key})"
+        )
+
+
+@asynccontextmanager
+async def _shadow(database: Database, upcasters: Upcasters) -> AsyncIterator[_Shadow]:
+    async with database.session() as reader, database.session() as writer, typed_errors():
+        await writer.execute(_GONE)
+        await writer.execute(_SHADOW)
+        yield _Shadow(reader, writer, upcasters)
+        # The sessions end here, and the tables with them.
+
+
+class _Shadow:
+    """Tables of one session that hold what the log says.
+
+    `reader` streams under one snapshot and writes nothing: a transaction that lasts must not hold back the log's
+    readers. `writer` stores rows in transactions of their own, each short.
     """
-    cursor, _ = await _replay_unlocked(database, upcasters)
-    differences: list[Difference] = []
-    async with database.transaction() as connection:
-        await _replay_locked(connection, cursor, upcasters)
+
+    def __init__(
+        self,
+        reader: asyncpg.Connection[asyncpg.Record],
+        writer: asyncpg.Connection[asyncpg.Record],
+        upcasters: Upcasters,
+    ) -> None:
+        self._reader = reader
+        self.writer = writer
+        self._upcasters = upcasters
+        self._seats = Seats()
+        self._snapshot = ""
+        self._rows: dict[str, list[tuple[object, ...]]] = {table: [] for table in TABLES}
+        self.count = 0
+
+    async def fold_all(self) -> None:
+        """Fold every stream, as of one snapshot."""
+        async with self._reader.transaction(isolation="repeatable_read", readonly=True):
+            self._snapshot = await self._reader.fetchval(_SNAPSHOT)
+            cursor = await self._reader.cursor(_ALL)
+            part: list[asyncpg.Record] = []
+            coming = asyncio.ensure_future(cursor.fetch(PAGE))
+            while page := await coming:
+                # Postgres looks for the next events while these are folded.
+                coming = asyncio.ensure_future(cursor.fetch(PAGE))
+                await asyncio.sleep(0)
+                part += page
+                # The last stream may go on.
+                ends = next((n for n in range(len(part) - 1, 0, -1) if part[n]["stream"] != part[n - 1]["stream"]), 0)
+                self._fold(part[:ends])
+                del part[:ends]
+                await self._store(BATCH)
+            self._fold(part)
+        self._keep(self._seats.rows())
+        await self._store(1)
         for table in TABLES:
-            for side, one, other in (("table", "public", SHADOW), ("log", SHADOW, "public")):
-                rows = await connection.fetch(
-                    f"select to_jsonb(x)::text as row from {one}.{table} x "  # noqa: S608 - no input
-                    f"except all select to_jsonb(y)::text from {other}.{table} y"
+            await self.writer.execute(f"analyze pg_temp.shadow_{table}")
+
+    async def catch_up(self) -> None:
+        """Fold again the streams that were appended to since the last snapshot."""
+        before, self._snapshot = self._snapshot, await self.writer.fetchval(_SNAPSHOT)
+        changed = [row["stream"] for row in await self.writer.fetch(_CHANGED, before)]
+        if SEATS in changed:
+            changed.remove(SEATS)
+            self._fold(await self.writer.fetch(_SEATS_AFTER, self._seats.version))
+            await self.writer.execute("truncate pg_temp.shadow_seats")
+            self._keep(self._seats.rows())
+        for table, prefix in (("slides", SLIDE_PREFIX), ("workflows", STREAM_PREFIX), ("jobs", STREAM_PREFIX)):
+            ids = [stream.removeprefix(prefix) for stream in changed if stream.startswith(prefix)]
+            column = "slide_id" if table == "slides" else "workflow_id"
+            await self.writer.execute(
+                f"delete from pg_temp.shadow_{table} where {column} = any($1::text[])",  # noqa: S608 - fixed names
+                ids,
+            )
+        for first in range(0, len(changed), 100):
+            self._fold(await self.writer.fetch(_OF_STREAMS, changed[first : first + 100]))
+            await self._store(BATCH)
+        await self._store(1)
+
+    def _fold(self, records: Sequence[asyncpg.Record]) -> None:
+        self.count += len(records)
+        for stream, events in groupby(records, _STREAM):
+            if stream == SEATS:
+                self._seats.fold(self._facts(events))
+            else:
+                self._keep(fold(stream, self._facts(events)))
+
+    def _facts(self, records: Iterable[asyncpg.Record]) -> Iterable[Fact]:
+        for _, version, xid, position, name, schema_version, data, at in records:
+            shape = self._upcasters.upcast(name, schema_version, data)
+            yield Fact(from_json(message_type(name), shape), version, Cursor(xid, position), at)
+
+    def _keep(self, rows: Rows) -> None:
+        for table, some in rows.items():
+            self._rows[table] += some
+
+    async def _store(self, least: int) -> None:
+        """Copy the rows into the tables when there are at least so many."""
+        if sum(map(len, self._rows.values())) < least:
+            return
+        for table, rows in self._rows.items():
+            if rows:
+                await self.writer.copy_records_to_table(
+                    f"shadow_{table}", schema_name="pg_temp", records=rows, columns=COLUMNS[table]
                 )
-                differences += [Difference(table, side, row["row"]) for row in rows]
-        await connection.execute(f"drop schema {SHADOW} cascade")
-    return tuple(differences)
-
-
-async def _replay_unlocked(database: Database, upcasters: Upcasters) -> tuple[Cursor, int]:
-    """Make the shadow tables and replay what can be read while writers go on."""
-    async with database.transaction() as connection:
-        await connection.execute(f"drop schema if exists {SHADOW} cascade")
-        await connection.execute(f"create schema {SHADOW}")
-        await connection.execute(f"set local search_path to {SHADOW}, public")
-        await connection.execute(sql("microtome.readmodels", "schema.sql"))
-    cursor, count = START, 0
-    while True:
-        async with database.transaction() as connection:
-            await connection.execute(f"set local search_path to {SHADOW}, public")
-            page = await _page(connection, READ_ALL, cursor, upcasters)
-            await _apply(connection, page)
-        if not page:
-            return cursor, count
-        cursor, count = page[-1].cursor, count + len(page)
-
-
-async def _replay_locked(connection: Connection, cursor: Cursor, upcasters: Upcasters) -> int:
-    """Lock writers out and replay the rest.
-
-    No appending transaction runs under this lock, so that committed events are all there are,
-    and the xmin of other transactions does not matter.
-    """
-    await connection.execute("lock table events in share row exclusive mode")
-    await connection.execute(f"set local search_path to {SHADOW}, public")
-    count = 0
-    while page := await _page(connection, _LOCKED_PAGE, cursor, upcasters):
-        await _apply(connection, page)
-        cursor, count = page[-1].cursor, count + len(page)
-    return count
-
-
-async def _page(connection: Connection, query: str, after: Cursor, upcasters: Upcasters) -> tuple[StoredEvent, ...]:
-    rows = await connection.fetch(query, after.xid, after.position, PAGE)
-    return tuple(stored_event(row, upcasters) for row in rows)
-
-
-async def _apply(connection: Connection, events: tuple[StoredEvent, ...]) -> None:
-    projection = ReadModels()
-    for event in events:
-        await projection.apply(connection, event)
+                rows.clear()
