@@ -10,11 +10,12 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from microtome.domain.commands import Cancel, Retry
+from microtome.domain.commands import Cancel, Command, Retry
 from microtome.domain.state import Job
 from microtome.errors import Conflict, NotFound
 from services.gateway import cells, present, views
 from services.gateway.context import Context, Gateway
+from services.gateway.etag import NOT_MODIFIED, accepted, answer
 from services.gateway.user import LinkUser, User
 
 router = APIRouter(tags=["jobs"])
@@ -34,26 +35,28 @@ _FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/jobs/{job_id}", summary="One job")
-async def job(job_id: str, user: User, gateway: Context) -> views.Job:
+@router.get("/jobs/{job_id}", response_model=views.Job, responses=NOT_MODIFIED, summary="One job")
+async def job(job_id: str, user: User, gateway: Context, request: Request) -> Response:
     """Show a job, its progress and its result."""
-    return await gateway.showing.job(user, job_id)
+    return answer(request, (await gateway.showing.job(user, job_id)).rendered)
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202, summary="Cancel a job")
-async def cancel(job_id: str, user: User, gateway: Context) -> views.Job:
+@router.post("/jobs/{job_id}/cancel", response_model=views.Job, status_code=202, summary="Cancel a job")
+async def cancel(job_id: str, user: User, gateway: Context) -> Response:
     """Give a job up: a pending one never starts, a running one stops within seconds."""
-    record = await gateway.queries.job(user, job_id)
-    await gateway.workflows.execute(record.workflow_id, Cancel(job_id))
-    return await gateway.showing.job(user, job_id)
+    return await _commanded(gateway, user, job_id, Cancel(job_id))
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
-async def retry(job_id: str, user: User, gateway: Context) -> views.Job:
+@router.post("/jobs/{job_id}/retry", response_model=views.Job, status_code=202, summary="Retry a job")
+async def retry(job_id: str, user: User, gateway: Context) -> Response:
     """Ask for a new attempt; tiles that were finished are not done again."""
-    record = await gateway.queries.job(user, job_id)
-    await gateway.workflows.execute(record.workflow_id, Retry(job_id))
-    return await gateway.showing.job(user, job_id)
+    return await _commanded(gateway, user, job_id, Retry(job_id))
+
+
+async def _commanded(gateway: Gateway, user: str, job_id: str, command: Command) -> Response:
+    workflow_id = await gateway.showing.workflow_id_of(user, job_id)
+    await gateway.workflows.execute(workflow_id, command)
+    return accepted((await gateway.showing.job(user, job_id)).rendered)
 
 
 @router.get(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from microtome.contracts.messages import JobPlanned, JobSucceeded
@@ -18,6 +20,7 @@ from microtome.domain import cluster as clusters
 from microtome.domain.cluster import Cluster
 from microtome.domain.limits import Limits
 from microtome.domain.scheduling import Waiting, seat_line, waiting_in
+from microtome.domain.state import Workflow
 from microtome.errors import MicrotomeError
 from microtome.eventlog.log import START, Cursor, EventLog, StoredEvent
 
@@ -27,6 +30,19 @@ _PAGE = 1000
 _WAIT_S = 1.0
 _QUIET_S = 0.5
 _LAGGING_S = 10.0
+# Workflows whose explanations are kept.
+_EXPLAINED_KEPT = 5000
+_NOTHING: dict[str, Waiting] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """Why the jobs of a workflow wait, good for this state of it and this revision of the line, until a time."""
+
+    workflow: Workflow
+    revision: int
+    until: datetime | None
+    waiting: dict[str, Waiting]
 
 
 class Places:
@@ -44,6 +60,9 @@ class Places:
         self._read_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._moved = asyncio.Event()
+        # Counts the moves of the line that were announced.
+        self._revision = 0
+        self._explained: OrderedDict[str, _Explained] = OrderedDict()
 
     def start(self) -> None:
         """Begin to follow."""
@@ -80,11 +99,32 @@ class Places:
         return seat_line(self._cluster)
 
     def waiting_in(self, workflow_id: str) -> dict[str, Waiting]:
-        """Why the pending jobs of a workflow wait, by job id; empty if it has none or is not known yet."""
+        """Why the pending jobs of a workflow wait, by job id; empty if it has none or is not known yet.
+
+        The very same value as long as nothing is different. What happens to the workflow itself shows at once, what
+        happens to others within half a second.
+        """
         workflow = self._cluster.workflows.get(workflow_id)
         if workflow is None:
-            return {}
-        return waiting_in(self._cluster, workflow, self._limits, datetime.now(UTC))
+            return _NOTHING
+        now = datetime.now(UTC)
+        known = self._explained.get(workflow_id)
+        if (
+            known is not None
+            and known.workflow is workflow
+            and known.revision == self._revision
+            and (known.until is None or now < known.until)
+        ):
+            return known.waiting
+        waiting = waiting_in(self._cluster, workflow, self._limits, now) or _NOTHING
+        if known is not None and known.waiting == waiting:
+            waiting = known.waiting
+        until = min((each.until for each in waiting.values() if each.until is not None), default=None)
+        self._explained[workflow_id] = _Explained(workflow, self._revision, until, waiting)
+        self._explained.move_to_end(workflow_id)
+        if len(self._explained) > _EXPLAINED_KEPT:
+            self._explained.popitem(last=False)
+        return waiting
 
     async def _follow(self) -> None:
         while True:
@@ -128,6 +168,7 @@ class Places:
         while True:
             await self._moved.wait()
             self._moved.clear()
+            self._revision += 1
             try:
                 self._changed()
             except Exception:

@@ -1,13 +1,15 @@
-"""From what is known to what is shown: domain values become the API's views.
+"""From what is known to what is shown: domain values become the API's documents.
 
-Promises: the same facts give the same view; progress that nobody has reported is what the facts alone prove.
-Refuses: to fetch anything.
+Promises: the same facts give the same document, and each has the fields that `views` describes; progress that nobody
+has reported is what the facts alone prove. Refuses: to fetch anything. Documents are plain values and not the
+models of `views`: a workflow may have a thousand jobs, and checking what was made here would cost more than making it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from microtome.contracts import messages
@@ -30,6 +32,8 @@ _TYPES: Mapping[JobType, views.JobTypeName] = {
     JobType.SEGMENT_CELLS: "SEGMENT_CELLS",
     JobType.INSTANSEG_WSI: "INSTANSEG_WSI",
 }
+_GIVEN_UP = frozenset({"CANCELLED", "SKIPPED"})
+_NOTHING_CHOSEN = messages.JobParameters()
 
 
 def slide(record: SlideRecord) -> views.Slide:
@@ -58,53 +62,63 @@ def slide(record: SlideRecord) -> views.Slide:
 
 def workflow(
     record: WorkflowRecord, waiting: Mapping[str, Waiting], standings: Mapping[str, Standing]
-) -> views.Workflow:
-    """A workflow with its jobs. `waiting` and `standings` are by job id; what they lack is shown as unknown."""
+) -> dict[str, Any]:
+    """A `views.Workflow` with its jobs. `waiting` and `standings` are by job id; what they lack is shown as unknown."""
     state = record.state
     jobs = [job(state, each, waiting.get(job_id), standings.get(job_id)) for job_id, each in state.jobs.items()]
-    # Of a cancelled job nothing is left to do, however far it came.
-    done = sum(1.0 if each.status == "CANCELLED" else each.progress for each in jobs) / max(1, len(jobs))
-    return views.Workflow(
-        id=state.workflow_id,
-        name=state.name,
-        status=workflows.status(state).value,
-        percent_complete=round(100 * done, 1),
-        created_at=state.submitted_at,
-        finished_at=workflows.finished_at(state),
-        position=str(record.cursor),
-        jobs=jobs,
-    )
+    return {
+        "id": state.workflow_id,
+        "name": state.name,
+        "status": workflows.status(state).value,
+        "percent_complete": percent_complete(state, jobs),
+        "created_at": state.submitted_at,
+        "finished_at": workflows.finished_at(state),
+        "position": str(record.cursor),
+        "jobs": jobs,
+    }
 
 
-def job(state: Workflow, job: Job, waiting: Waiting | None, standing: Standing | None) -> views.Job:
-    """One job of a workflow."""
+def percent_complete(state: Workflow, jobs: Iterable[Mapping[str, Any]]) -> float:
+    """How much of the work is done, 0 to 100: each job counts by its tiles (planned, else expected; at least one)."""
+    work = done = 0.0
+    for each in jobs:
+        tiles = max(1, (each["tiles_total"] or 0) - each["tiles_skipped"] or state.jobs[each["id"]].spec.expected_tiles)
+        work += tiles
+        # Of what was given up nothing is left to do, however far it came.
+        done += tiles * (1.0 if each["status"] in _GIVEN_UP else each["progress"])
+    return round(100 * done / work, 1) if work else 0.0
+
+
+def job(state: Workflow, job: Job, waiting: Waiting | None, standing: Standing | None) -> dict[str, Any]:
+    """A `views.Job`: one job of a workflow."""
     if standing is not None and (job.status is not JobStatus.RUNNING or standing.attempt != job.attempt):
         standing = None
     counts = _counts(job, standing)
-    return views.Job(
-        id=job.job_id,
-        workflow_id=state.workflow_id,
-        key=job.key,
-        type=_TYPES[job.spec.type],
-        slide_id=job.spec.slide_id,
-        branch=job.spec.branch,
-        depends_on=list(job.spec.depends_on),
-        parameters=_parameters(job.spec.parameters),
-        status=job.status.value,
-        attempt=job.attempt,
-        stage=_stage(job, standing),
-        tiles_total=counts.tiles_total,
-        tiles_processed=counts.tiles_processed,
-        tiles_skipped=counts.tiles_skipped,
-        cells=counts.cells,
-        progress=_fraction(job, counts),
-        waiting_for=_waiting(waiting) if job.status is JobStatus.PENDING else None,
-        error=_error(job),
-        created_at=state.submitted_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        result=None if job.result is None else _result(job, job.result),
-    )
+    spec = job.spec
+    return {
+        "id": spec.job_id,
+        "workflow_id": state.workflow_id,
+        "key": spec.key,
+        "type": _TYPES[spec.type],
+        "slide_id": spec.slide_id,
+        "branch": spec.branch,
+        "depends_on": spec.depends_on,
+        "parameters": _parameters(spec.parameters),
+        "status": job.status.value,
+        "attempt": job.attempt,
+        "stage": _stage(job, standing),
+        "tiles_total": counts.tiles_total,
+        "tiles_processed": counts.tiles_processed,
+        "tiles_skipped": counts.tiles_skipped,
+        "cells": counts.cells,
+        "progress": _fraction(job, counts),
+        "waiting_for": _waiting(waiting) if job.status is JobStatus.PENDING else None,
+        "error": _error(job),
+        "created_at": state.submitted_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "result": None if job.result is None else _result(job, job.result),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,63 +162,65 @@ def _fraction(job: Job, counts: _Counts) -> float:
     return round(0.99 * min(1.0, counts.tiles_processed / to_do), 4)
 
 
-def _parameters(chosen: messages.JobParameters | None) -> views.Parameters:
-    chosen = chosen or messages.JobParameters()
-    return views.Parameters(
-        mpp=chosen.mpp,
-        assume_mpp=chosen.assume_mpp,
-        tile_size=chosen.tile_size,
-        halo=chosen.halo,
-        batch_size=chosen.batch_size,
-        model=chosen.model,
-    )
+def _parameters(chosen: messages.JobParameters | None) -> dict[str, Any]:
+    chosen = chosen or _NOTHING_CHOSEN
+    return {
+        "mpp": chosen.mpp,
+        "assume_mpp": chosen.assume_mpp,
+        "tile_size": chosen.tile_size,
+        "halo": chosen.halo,
+        "batch_size": chosen.batch_size,
+        "model": chosen.model,
+    }
 
 
-def _waiting(waiting: Waiting | None) -> views.WaitingFor:
+def _waiting(waiting: Waiting | None) -> dict[str, Any]:
     if waiting is None:
         detail = "The scheduler has not looked at this job yet."
-        return views.WaitingFor(kind="worker", job_id=None, position=None, until=None, detail=detail)
-    return views.WaitingFor(
-        kind=waiting.kind,
-        job_id=waiting.job_id,
-        position=waiting.position,
-        until=waiting.until,
-        detail=waiting.detail,
-    )
+        return {"kind": "worker", "job_id": None, "position": None, "until": None, "detail": detail}
+    return {
+        "kind": waiting.kind,
+        "job_id": waiting.job_id,
+        "position": waiting.position,
+        "until": waiting.until,
+        "detail": waiting.detail,
+    }
 
 
-def _error(job: Job) -> views.JobError | None:
+def _error(job: Job) -> dict[str, Any] | None:
     if job.error is None:
         return None
-    return views.JobError(code=job.error.code, detail=job.error.detail, transient=job.error.transient)
+    return {"code": job.error.code, "detail": job.error.detail, "transient": job.error.transient}
 
 
-def _result(job: Job, result: messages.JobResult) -> views.JobResult:
-    return views.JobResult(
-        tiles_total=result.tiles_total,
-        tiles_skipped=result.tiles_skipped,
-        tiles_processed=result.tiles_processed,
-        tiles_cached=result.tiles_cached,
-        cells=result.cells,
-        tissue_mm2=result.tissue_mm2,
-        cells_per_mm2=result.cells_per_mm2,
-        engine=result.engine,
-        model=result.model,
-        stage_seconds={stage.stage: stage.seconds for stage in result.stage_seconds},
-        notes=list(result.notes),
-        artifacts=artifacts(job),
-    )
+def _result(job: Job, result: messages.JobResult) -> dict[str, Any]:
+    return {
+        "tiles_total": result.tiles_total,
+        "tiles_skipped": result.tiles_skipped,
+        "tiles_processed": result.tiles_processed,
+        "tiles_cached": result.tiles_cached,
+        "cells": result.cells,
+        "tissue_mm2": result.tissue_mm2,
+        "cells_per_mm2": result.cells_per_mm2,
+        "engine": result.engine,
+        "model": result.model,
+        "stage_seconds": {stage.stage: stage.seconds for stage in result.stage_seconds},
+        "notes": result.notes,
+        "artifacts": [_artifact(job, artifact) for artifact in result.artifacts],
+    }
 
 
 def artifacts(job: Job) -> list[views.Artifact]:
     """The files of a job that succeeded, none before."""
-    return [
-        views.Artifact(
-            name=artifact.name,
-            media_type=artifact.media_type,
-            size_bytes=artifact.size_bytes,
-            sha256=artifact.sha256,
-            url=f"/api/v1/jobs/{job.job_id}/artifacts/{quote(artifact.name)}",
-        )
-        for artifact in (job.result.artifacts if job.result is not None else ())
-    ]
+    files = job.result.artifacts if job.result is not None else ()
+    return [views.Artifact(**_artifact(job, artifact)) for artifact in files]
+
+
+def _artifact(job: Job, artifact: messages.Artifact) -> dict[str, Any]:
+    return {
+        "name": artifact.name,
+        "media_type": artifact.media_type,
+        "size_bytes": artifact.size_bytes,
+        "sha256": artifact.sha256,
+        "url": f"/api/v1/jobs/{job.job_id}/artifacts/{quote(artifact.name)}",
+    }

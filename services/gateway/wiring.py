@@ -20,7 +20,6 @@ from microtome.errors import ConfigurationError
 from microtome.eventlog.database import Database
 from microtome.eventlog.migrate import migrate
 from microtome.eventlog.postgres import PostgresEventLog
-from microtome.leases.postgres import PostgresLeases
 from microtome.readmodels.projection import ReadModels
 from microtome.readmodels.queries import Queries
 from microtome.segmentation.model import load_model
@@ -29,6 +28,7 @@ from services.gateway import health, jobs, live, page, problems, slides, views, 
 from services.gateway.attendance import Attendance
 from services.gateway.body_limit import BodyLimit
 from services.gateway.context import Gateway
+from services.gateway.headlines import Headlines
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
@@ -83,7 +83,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         stack.push_async_callback(pixels.close)
         # The hub shows what the places say, and the places tell the hub when they change.
         places = Places(log, limits, lambda: hub.places_changed())  # noqa: PLW0108 - the hub comes later
-        showing = Showing(database, queries, PostgresLeases(database), places)
+        showing = Showing(Headlines(database), queries, places)
         hub = Hub(bus, showing.versions)
         attendance = Attendance(bus)
         attendance.start()
