@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status test lint format proto client ui bench-pipeline bench-control bench-memory bench-upload mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format proto client ui bench-pipeline bench-control bench-memory bench-upload mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ down: $(VENV)/.runtime ## stop the stack
 
 status: $(VENV)/.runtime ## what runs where
 	@$(RUN) -m microtome.embedded status || [ $$? -eq 3 ]
+
+replay: $(VENV)/.runtime ## travel through the log; ARGS="--help", ARGS="timeline 3f2a"
+	@$(RUN) -m microtome.replay $(ARGS)
 
 test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
 	@$(RUN) -m pytest $(ARGS)

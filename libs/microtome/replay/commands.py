@@ -1,0 +1,151 @@
+"""The sub-commands: from arguments to an exit status.
+
+Promises: what only reads opens the database read-only; what writes asks, unless told `--yes`.
+Refuses: to fold or draw; see the module of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from microtome.domain.cluster import STREAM_PREFIX
+from microtome.domain.limits import Limits
+from microtome.errors import ConfigurationError, InvalidRequest, NotFound
+from microtome.eventlog.log import START, Cursor
+from microtome.replay import (
+    describe,
+    differences,
+    differences_view,
+    lookup,
+    output,
+    show,
+    tail,
+    timeline_view,
+)
+from microtome.replay.fold import Past, in_use, until
+from microtome.replay.source import DatabaseHistory, History, open_database
+from microtome.replay.timeline import Tracker
+
+Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+@asynccontextmanager
+async def _history(arguments: argparse.Namespace) -> AsyncIterator[History]:
+    async with open_database(arguments.database) as database:
+        yield DatabaseHistory(database)
+
+
+async def _limits(arguments: argparse.Namespace, history: History) -> Limits:
+    """The limits that were given or are in the environment; else what the log shows to have been in use."""
+    workers = arguments.max_workers or _setting("MAX_WORKERS")
+    users = arguments.max_active_users or _setting("MAX_ACTIVE_USERS")
+    limits = Limits(max_workers=workers or 1, max_active_users=users or 1)
+    if not (workers and users):
+        async for event in history.events(types=["JobStarted", "SeatGranted"]):
+            limits = in_use(limits, event)
+    return replace(limits, max_workers=workers or limits.max_workers, max_active_users=users or limits.max_active_users)
+
+
+def _setting(name: str) -> int | None:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number from 1.")
+    return int(value)
+
+
+async def run_tail(arguments: argparse.Namespace) -> int:
+    """`tail`."""
+    if arguments.follow and arguments.log is not None:
+        raise InvalidRequest("A file does not grow; --follow needs a database.")
+    async with _history(arguments) as history:
+        wanted = await _filter(arguments, history)
+        printer = tail.Printer(output.terminal(), history, json=arguments.json)
+        cursor: Cursor = START
+        if arguments.first is not None:
+            async for event in tail.since(history, wanted, arguments.first, arguments.last):
+                await printer.print(event, describe.document(event))
+                cursor = event.cursor
+        else:
+            for event in await tail.last(history, wanted, arguments.lines, arguments.last):
+                await printer.print(event, describe.document(event))
+                cursor = event.cursor
+        if arguments.follow and isinstance(history, DatabaseHistory):
+            sys.stdout.flush()
+            async for event in tail.follow(history.database, wanted, cursor):
+                await printer.print(event, describe.document(event))
+                sys.stdout.flush()
+    return 0
+
+
+async def _filter(arguments: argparse.Namespace, history: History) -> tail.Filter:
+    streams = job_id = None
+    if arguments.workflow is not None:
+        streams = (STREAM_PREFIX + await lookup.find_workflow(history, arguments.workflow),)
+    if arguments.job is not None:
+        workflow_id, job_id = await lookup.find_job(history, arguments.job)
+        streams = (STREAM_PREFIX + workflow_id,)
+    return tail.Filter(streams, _tuple(arguments.type), _tuple(arguments.user), job_id)
+
+
+def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
+
+
+async def run_show(arguments: argparse.Namespace) -> int:
+    """`show`."""
+    async with _history(arguments) as history:
+        workflow_id = await lookup.find_workflow(history, arguments.workflow)
+        shown = await show.at(history, workflow_id, arguments.at, await _limits(arguments, history))
+    if arguments.json:
+        output.print_json(show.document(shown))
+    else:
+        show.draw(output.terminal(), shown)
+    return 0
+
+
+async def run_timeline(arguments: argparse.Namespace) -> int:
+    """`timeline`."""
+    async with _history(arguments) as history:
+        workflow_id, job_id = await lookup.find_job(history, arguments.job)
+        limits = await _limits(arguments, history)
+        tracker = Tracker(workflow_id, job_id, limits)
+        past = Past(limits)
+        async for event in until(history, arguments.at):
+            tracker.take(event)
+            past.at = event.at
+    timeline = tracker.finish(past.now(arguments.at) if arguments.log is None else past.at or datetime.now(UTC))
+    if timeline is None:
+        raise NotFound(f"The job {arguments.job!r} was not there yet ({arguments.at}).")
+    if arguments.json:
+        output.print_json(timeline_view.document(timeline))
+    else:
+        timeline_view.draw(output.terminal(), timeline)
+    return 0
+
+
+async def run_diff(arguments: argparse.Namespace) -> int:
+    """`diff`."""
+    async with _history(arguments) as history:
+        found = await differences.between(history, arguments.one, arguments.other, Limits())
+    if arguments.json:
+        output.print_json(differences_view.document(found))
+    else:
+        differences_view.draw(output.terminal(), found)
+    return 0
+
+
+COMMANDS: Mapping[str, Command] = {
+    "tail": run_tail,
+    "show": run_show,
+    "timeline": run_timeline,
+    "diff": run_diff,
+}
