@@ -42,10 +42,25 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "concurrency-conflict": 409,
     "stale-attempt": 409,
     "too-large": 413,
+    "quota-exceeded": 413,
+    "request-timeout": 408,
+    "checksum-mismatch": 422,
+    "slide-in-use": 409,
+    "artifacts-deleted": 410,
+    "offset-mismatch": 409,
+    "upload-expired": 410,
+    "upload-locked": 423,
+    "tus-version": 412,
+    "unsupported-media-type": 415,
+    # Of the tus protocol.
+    "chunk-checksum-mismatch": 460,
+    "storage-full": 507,
     "busy": 503,
     "unavailable": 503,
     "worker-lost": 503,
 }
+# Found out while the body was still coming.
+_BODY_UNREAD = frozenset({408, 413, 507})
 _CODE_BY_STATUS = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
@@ -58,11 +73,16 @@ def problem(
     transient: bool = False,
     errors: list[dict[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> Response:
-    """One problem document. `errors` are `{"field", "detail"}`, one for each wrong field."""
+    """One problem document. `errors` are `{"field", "detail"}`, one for each wrong field.
+
+    `members`: what this kind of problem says besides, under names of its own.
+    """
     document: dict[str, Any] = {
+        **(members or {}),
         "type": f"urn:microtome:problem:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": _title(status),
         "status": status,
         "detail": detail,
         "instance": instance,
@@ -82,8 +102,23 @@ def of_error(error: MicrotomeError, instance: str) -> Response:
     status = STATUS_BY_CODE.get(error.code)
     if status is None:
         return unexpected(error, instance)
-    answer = problem(status=status, code=error.code, detail=error.detail, instance=instance, transient=error.transient)
-    return Lingering(answer) if isinstance(error, TooLarge) else answer
+    answer = problem(
+        status=status,
+        code=error.code,
+        detail=error.detail,
+        instance=instance,
+        transient=error.transient,
+        headers=getattr(error, "headers", None),
+        members=getattr(error, "members", None),
+    )
+    return Lingering(answer) if isinstance(error, TooLarge) or status in _BODY_UNREAD else answer
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Checksum Mismatch" if status == 460 else "Error"
 
 
 class Lingering(Response):
@@ -94,7 +129,9 @@ class Lingering(Response):
     """
 
     def __init__(self, answer: Response) -> None:
-        super().__init__(answer.body, answer.status_code, media_type=MEDIA_TYPE, headers={"Connection": "close"})
+        headers = {**answer.headers, "Connection": "close"}
+        del headers["content-length"], headers["content-type"]
+        super().__init__(answer.body, answer.status_code, media_type=MEDIA_TYPE, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer, drop what comes for at most two seconds, close."""

@@ -27,6 +27,21 @@ class GatewaySettings(EngineDefaults):
     max_active_users: MaxActiveUsers = 3
     max_upload_bytes: int = Field(default=64 * 1024**3, ge=1)
     max_body_bytes: int = Field(default=1024**2, ge=1024)
+    # What a user's slides and open uploads may take together; 0: no limit but the disk's.
+    user_quota_bytes: int = Field(default=0, ge=0)
+    # A client that sends or takes nothing for so long is let go.
+    upload_stall_seconds: float = Field(default=60, ge=0.1, le=3600)
+    # A resumable upload that nobody continues is forgotten.
+    upload_expiry_seconds: float = Field(default=24 * 3600, ge=1, le=30 * 24 * 3600)
+    # Submissions per user: so many at once, and so many per second after that; a burst of 0 switches the limit off.
+    rate_burst: int = Field(default=10, ge=0, le=10_000)
+    rate_refill_per_s: float = Field(default=1, ge=0.001, le=10_000)
+    # Unfinished jobs per user; 0: no limit.
+    max_pending_jobs: int = Field(default=10_000, ge=0)
+    # Requests worked on at once by one process; some more wait for a moment, the rest is told to come back.
+    max_in_flight: int = Field(default=128, ge=1, le=10_000)
+    # Websockets and event streams of one process.
+    max_live_clients: int = Field(default=2000, ge=1, le=100_000)
     microtome_ui_dir: Path = _PROJECT_ROOT / "ui" / "dist"
 
     @field_validator("microtome_data_dir", "microtome_ui_dir")
