@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test lint format proto client ui bench-pipeline bench-control bench-memory bench-upload mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format proto client ui chaos bench-pipeline bench-control bench-memory bench-upload mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,9 @@ client: $(VENV)/.dev ## generate the client's types from proto/openapi.json
 
 ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
 	@$(RUN) ui/check.py --write
+
+chaos: $(VENV)/.dev ## kill everything, again and again, while users work; ARGS="--kills 100 --seed 1"
+	@$(RUN) -m tests.chaos $(ARGS)
 
 bench-pipeline: $(VENV)/.dev ## what the services add to the bare engine; ARGS="--slide a.svs --repeats 5"
 	@$(RUN) -m tests.bench.pipeline $(ARGS)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -180,6 +181,11 @@ class EmbeddedStack:
             await asyncio.sleep(0.01)
         assert new is not None
         return new
+
+    def set_environment(self, name: str, additions: Mapping[str, str]) -> None:
+        """Choose what a service is told besides, from its next start on; what an earlier call chose is forgotten."""
+        spec = self._service_spec(name)
+        self._children[name].spec = replace(spec, environment={**spec.environment, **additions})
 
     async def wait_ready(self, name: str, timeout_seconds: float | None = None) -> None:
         """Return when a service answers on its health page. Raises StartFailed with the end of its log."""

@@ -1,0 +1,65 @@
+"""What can be done to a stack: the kinds of harm, and a plan of them from a seed.
+
+Promises: the same seed gives the same plan; a plan of enough kills has every kind and every named crash point in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from microtome.crashpoint import CrashPoint
+
+How = Literal["kill", "point", "zombie", "wipe"]
+SERVICES = ("gateway", "scheduler", "scheduler:2", "tiler", "inference", "merger")
+WORKERS = ("scheduler", "scheduler:2", "tiler", "inference", "merger")
+SERVERS = ("nats", "postgres")
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """One thing that is done to one process.
+
+    `kill`: SIGKILL at a random time. `point`: SIGKILL at a named point of its code. `zombie`: SIGSTOP for longer than a
+    lease, then SIGCONT. `wipe`: NATS loses all that it stored.
+    """
+
+    how: How
+    target: str
+    delay_s: float
+    point: CrashPoint | None = None
+
+    def __str__(self) -> str:
+        return f"{self.how} {self.point or self.target}"
+
+
+def plan(seed: int, kills: int) -> list[Harm]:
+    """Return `kills` harms in a random order: two fifths at named points, the others at random times."""
+    chance = random.Random(seed)
+    points = list(CrashPoint)
+    chance.shuffle(points)
+    services = itertools.cycle(SERVICES)
+    named = itertools.cycle(points)
+    zombies = itertools.cycle(WORKERS)
+    kinds = itertools.cycle(
+        ("point", "kill", "point", "kill", "postgres", "point", "kill", "zombie", "point", "kill", "nats", "wipe")
+    )
+    harms = []
+    for kind in itertools.islice(kinds, kills):
+        delay = round(chance.uniform(0.0, 3.0), 2)
+        match kind:
+            case "point":
+                point = next(named)
+                harms.append(Harm("point", point.service, delay, point))
+            case "kill":
+                harms.append(Harm("kill", next(services), delay))
+            case "zombie":
+                harms.append(Harm("zombie", next(zombies), delay))
+            case "wipe":
+                harms.append(Harm("wipe", "nats", delay))
+            case server:
+                harms.append(Harm("kill", server, delay))
+    chance.shuffle(harms)
+    return harms
