@@ -239,7 +239,9 @@ class JobsAdded(Message):
     workflow_id: str = ""
     jobs: tuple[JobSpec, ...] = ()
     branches: tuple[Branch, ...] = ()
-    """New branches about which something was chosen."""
+    """Branches of these jobs about which something was chosen, now or before."""
+    user_id: str = ""
+    """Whose workflow it is: everything else about it may be forgotten once all its jobs succeeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,26 +14,21 @@ from datetime import datetime
 from typing import TypeVar
 
 from microtome.contracts.messages import (
-    JobAttemptLost,
-    JobCancelled,
-    JobFailed,
-    JobPlanned,
-    JobRetried,
-    JobStarted,
-    JobSucceeded,
+    ArtifactsDeleted,
+    JobsAdded,
     Message,
     SeatGranted,
     SeatReleased,
     WorkflowSubmitted,
 )
 from microtome.domain import workflow as workflows
+from microtome.domain.evolution import AboutJob
 from microtome.domain.persistent import PersistentMap
 from microtome.domain.state import Job, JobStatus, Workflow
 from microtome.errors import NotFound
 
 V = TypeVar("V")
 STREAM_PREFIX = "workflow-"
-_ABOUT_JOBS = (JobStarted, JobPlanned, JobSucceeded, JobFailed, JobAttemptLost, JobCancelled, JobRetried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +71,13 @@ def evolve(cluster: Cluster, event: Message, at: datetime, stream: str) -> Clust
     cluster = replace(cluster, moment=cluster.moment + 1)
     if isinstance(event, WorkflowSubmitted):
         return _follow(cluster, workflows.evolve(None, event, at), None)
-    if isinstance(event, _ABOUT_JOBS):
+    if isinstance(event, JobsAdded):
+        return _follow(cluster, workflows.evolve(cluster.workflows.get(event.workflow_id), event, at), None)
+    if isinstance(event, AboutJob):
         workflow_id = stream.removeprefix(STREAM_PREFIX)
         before = cluster.workflows.get(workflow_id)
+        if isinstance(event, ArtifactsDeleted) and (before is None or event.job_id not in before.jobs):
+            return cluster
         if before is None:
             raise NotFound(f"A {type(event).__name__} in {stream} belongs to no workflow that could still change.")
         after = workflows.evolve(before, event, at)

@@ -10,17 +10,41 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from microtome.contracts.messages import JobPlanned, JobResult, JobSpec
+from microtome.contracts.messages import Branch, JobPlanned, JobResult, JobSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """The user submits a graph of jobs. Ids are the caller's; `depends_on` holds job ids."""
+    """The user submits a graph of jobs. Ids are the caller's; `depends_on` holds job ids.
+
+    `branches`: those for which the user chose a policy.
+    """
 
     workflow_id: str
     user_id: str
     name: str
     jobs: tuple[JobSpec, ...]
+    branches: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddJobs:
+    """The user adds jobs; in their branches they come after those that are there. Policies are for new branches."""
+
+    jobs: tuple[JobSpec, ...]
+    branches: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The user starts a draft: it is pending and the last of its branch."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAll:
+    """The user starts all drafts of the workflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +95,14 @@ class LoseAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempt:
+    """The scheduler takes this attempt's slot for a user who has none; its finished tiles stay."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """The user wants no more of this job."""
 
@@ -78,10 +110,43 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelWorkflow:
+    """The user wants no more of whatever has not ended yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
-    """The user wants a new attempt at a failed or cancelled job."""
+    """The user wants a new attempt at a failed, cancelled or skipped job, and at what was skipped because of it."""
 
     job_id: str
 
 
-Command: TypeAlias = Submit | Start | ReportPlanned | ReportSuccess | ReportFailure | LoseAttempt | Cancel | Retry
+@dataclass(frozen=True, slots=True)
+class RetryFailed:
+    """The user wants a new attempt at every failed job."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteArtifacts:
+    """The user wants the files of a finished job deleted; its result stays known."""
+
+    job_id: str
+
+
+Command: TypeAlias = (
+    Submit
+    | AddJobs
+    | Release
+    | ReleaseAll
+    | Start
+    | ReportPlanned
+    | ReportSuccess
+    | ReportFailure
+    | LoseAttempt
+    | Preempt
+    | Cancel
+    | CancelWorkflow
+    | Retry
+    | RetryFailed
+    | DeleteArtifacts
+)

@@ -1,113 +1,113 @@
 """Which jobs of a workflow may run, by the rules of dependencies and branches alone.
 
-The policy of a branch is `halt`: a failed job holds up the later jobs of its branch until it is retried or cancelled;
-a cancelled job is passed over. A job whose dependency failed or was cancelled waits until that is retried, and holds
-up its own branch. Other branches never notice.
-
 Promises: at most one startable job per branch, none in a branch where one runs.
-Refuses: to know seats, slots and other workflows; see `scheduling`.
+Refuses: to know seats, slots and other workflows; see `scheduling`. What a policy means for a line is in `standing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
-from itertools import takewhile
 
-from microtome.domain.state import Job, JobStatus, Workflow, WorkflowStatus
-
-# Looked up once: these run over every job after every event, and finding a member of an Enum is slow.
-PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = JobStatus
+from microtome.domain.graph import members
+from microtome.domain.standing import CANCELLED, CONTINUE, DRAFT, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
+from microtome.domain.state import Job, Workflow, WorkflowStatus
 
 
-def branch_heads(workflow: Workflow) -> Iterator[Job]:
-    """Yield for each branch the job whose turn it is: the running one, else the first that neither succeeded nor was
-    cancelled. A branch with nothing left yields nothing.
+def branch_head(workflow: Workflow, branch: str) -> Job | None:
+    """Return the job whose turn it is in a branch: the running one, else the first that is not passed over; None when
+    nothing is left.
     """
-    jobs = workflow.jobs
-    for ids in workflow.graph.branches.values():
-        head: Job | None = None
-        for job_id in ids:
-            job = jobs[job_id]
-            if job.status is RUNNING:
-                head = job
-                break
-            if head is None and (job.status is PENDING or job.status is FAILED):
-                head = job
-        if head is not None:
-            yield head
+    by_status, line = workflow.by_status, workflow.graph.branches[branch]
+    head = line & by_status[RUNNING]
+    if not head:
+        held = 0 if workflow.policy(branch) is CONTINUE else by_status[FAILED]
+        head = line & (by_status[PENDING] | held)
+    return workflow.at_turn((head & -head).bit_length() - 1) if head else None
 
 
 def unmet_dependency(workflow: Workflow, job: Job) -> Job | None:
-    """Return the first dependency of `job` that has not succeeded."""
+    """Return the first dependency of `job` that has not succeeded; one that the workflow no longer knows has."""
     for job_id in job.spec.depends_on:
-        dependency = workflow.jobs[job_id]
-        if dependency.status is not SUCCEEDED:
+        dependency = workflow.jobs.get(job_id)
+        if dependency is not None and dependency.status is not SUCCEEDED:
             return dependency
     return None
 
 
 def in_turn(workflow: Workflow) -> tuple[Job, ...]:
-    """Return the pending jobs that only wait for capacity or for their retry time, in the order of submission."""
-    ready = [job for job in branch_heads(workflow) if job.status is PENDING and unmet_dependency(workflow, job) is None]
-    return tuple(sorted(ready, key=lambda job: job.order))
+    """Return the pending jobs that only wait for capacity or for their retry time, the lowest turn first."""
+    return tuple(workflow.at_turn(turn) for turn in members(workflow.ready))
 
 
 def startable(workflow: Workflow, now: datetime) -> tuple[Job, ...]:
-    """Return the jobs that may start now, given a seat and a slot, in the order of submission."""
+    """Return the jobs that may start now, given a seat and a slot, the lowest turn first."""
     return tuple(job for job in in_turn(workflow) if job.not_before is None or job.not_before <= now)
 
 
 def halted(workflow: Workflow) -> dict[str, str]:
-    """Return the pending jobs that can never start without a user's action, each with the failed or cancelled job that
-    is the cause.
+    """Return the pending jobs that can never start without a user's action, each with the job that is the cause: one
+    that failed, was cancelled or was skipped, or a draft.
     """
-    jobs, graph = workflow.jobs, workflow.graph
+    graph, by_status = workflow.graph, workflow.by_status
+    pending = by_status[PENDING]
+    nothing = by_status[FAILED] | by_status[CANCELLED] | by_status[SKIPPED]
     causes: dict[str, str] = {}
-    reached = [(job_id, job_id) for job_id, job in jobs.items() if job.status in (FAILED, CANCELLED)]
-    while reached:
-        job_id, cause = reached.pop()
-        held_up = [*graph.dependents.get(job_id, ())]
-        if jobs[job_id].status is not CANCELLED:
-            later = graph.branches[jobs[job_id].spec.branch][graph.place[job_id] + 1 :]
-            # The rest of the branch is the business of the next job that is already known to be held up.
-            held_up += takewhile(lambda other: other not in causes, later)
-        for other in held_up:
-            if other not in causes and jobs[other].status is PENDING:
-                causes[other] = cause
-                reached.append((other, cause))
+    reached = [(turn, graph.turns[turn]) for turn in members(nothing | by_status[DRAFT])]
+    # The first in line is the reason that people look for.
+    reached.reverse()
+    while reached and pending:
+        turn, cause = reached.pop()
+        held = graph.feeds[turn] & pending
+        branch = workflow.at_turn(turn).spec.branch
+        fails = by_status[FAILED] >> turn & 1 and workflow.policy(branch) is not CONTINUE
+        if fails or not (nothing | by_status[DRAFT]) >> turn & 1:
+            held |= (graph.branches[branch] & pending) >> turn + 1 << turn + 1
+        pending &= ~held
+        for other in members(held):
+            causes[graph.turns[other]] = cause
+            reached.append((other, cause))
     return causes
 
 
 def runnable_work_left(workflow: Workflow) -> bool:
-    """Say whether a job runs or can still start without a user's action; decides who needs a seat."""
-    pending = trouble = False
-    for job in workflow.jobs.values():
-        if job.status is RUNNING:
-            return True
-        if job.status is PENDING:
-            pending = True
-        elif job.status is not SUCCEEDED:
-            trouble = True
-    if not (pending and trouble):
-        return pending
-    causes = halted(workflow)
-    return any(job.status is PENDING and job_id not in causes for job_id, job in workflow.jobs.items())
+    """Say whether a job runs or can still start without a user's action; decides who needs a seat.
+
+    If any can, then one runs or is ready: of the pending jobs that nothing halts, take the first by dependencies and
+    lines. While jobs are doomed, what will be left is not known yet, and counts as work.
+    """
+    return bool(workflow.by_status[RUNNING] or workflow.ready or workflow.doomed)
+
+
+def begun(workflow: Workflow) -> bool:
+    """Say whether a job ever started."""
+    if workflow.by_status[RUNNING] or workflow.by_status[SUCCEEDED] or workflow.by_status[FAILED]:
+        return True
+    return any(job.attempt for job in workflow.jobs.values())
+
+
+def all_succeeded(workflow: Workflow) -> bool:
+    """Say whether nothing can change any more, unless jobs are added."""
+    return workflow.by_status[SUCCEEDED].bit_count() == len(workflow.jobs)
 
 
 def status(workflow: Workflow) -> WorkflowStatus:
-    """Return the status of the whole: FAILED or CANCELLED only when nothing can run any more by itself."""
-    if runnable_work_left(workflow):
-        begun = any(job.attempt for job in workflow.jobs.values())
-        return WorkflowStatus.RUNNING if begun else WorkflowStatus.PENDING
-    statuses = {job.status for job in workflow.jobs.values()}
-    if statuses == {SUCCEEDED}:
-        return WorkflowStatus.SUCCEEDED
-    return WorkflowStatus.FAILED if FAILED in statuses else WorkflowStatus.CANCELLED
+    """Return the status of the whole: FAILED or CANCELLED only when nothing can run any more by itself.
+
+    A workflow whose drafts are all that is left has not ended.
+    """
+    by_status = workflow.by_status
+    if not runnable_work_left(workflow):
+        if all_succeeded(workflow):
+            return WorkflowStatus.SUCCEEDED
+        if by_status[FAILED]:
+            return WorkflowStatus.FAILED
+        if not by_status[DRAFT]:
+            return WorkflowStatus.CANCELLED
+    return WorkflowStatus.RUNNING if begun(workflow) else WorkflowStatus.PENDING
 
 
 def finished_at(workflow: Workflow) -> datetime | None:
-    """Return when the last job finished, once nothing can run any more by itself."""
-    if runnable_work_left(workflow):
+    """Return when the last job finished, once the workflow ended."""
+    if status(workflow) in (WorkflowStatus.PENDING, WorkflowStatus.RUNNING):
         return None
     return max((job.finished_at for job in workflow.jobs.values() if job.finished_at), default=None)

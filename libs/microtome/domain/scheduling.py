@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from microtome.domain.cluster import Cluster
-from microtome.domain.eligibility import branch_heads, halted, startable, unmet_dependency
+from microtome.domain.eligibility import branch_head, halted, startable, unmet_dependency
 from microtome.domain.limits import Limits
 from microtome.domain.state import Job, JobStatus, Workflow
 
@@ -168,7 +168,7 @@ def _reasons(
     cluster: Cluster, workflow: Workflow, positions: Mapping[str, int], limits: Limits, now: datetime
 ) -> Iterator[tuple[str, Waiting]]:
     causes = halted(workflow)
-    heads = {job.spec.branch: job for job in branch_heads(workflow)}
+    heads = {branch: branch_head(workflow, branch) for branch in workflow.graph.branches}
     capacity: Waiting | None = None
     for job in workflow.jobs.values():
         if job.status is not JobStatus.PENDING:
@@ -178,7 +178,7 @@ def _reasons(
         elif (needed := unmet_dependency(workflow, job)) is not None:
             detail = f"Waits for job {needed.key!r}, which it depends on."
             yield job.job_id, Waiting(kind="dependency", job_id=needed.job_id, detail=detail)
-        elif (head := heads[job.spec.branch]).job_id != job.job_id:
+        elif (head := heads[job.spec.branch]) is not None and head is not job:
             detail = f"Behind job {head.key!r} in branch {job.spec.branch!r}."
             yield job.job_id, Waiting(kind="branch", job_id=head.job_id, detail=detail)
         elif job.not_before is not None and job.not_before > now:

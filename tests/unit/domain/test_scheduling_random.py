@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from microtome.domain.cluster import Cluster, evolve
 from microtome.domain.eligibility import startable, unmet_dependency
+from microtome.domain.graph import members
 from microtome.domain.persistent import PersistentMap
 from microtome.domain.scheduling import Limits, next_wakeup, schedule
 from microtome.domain.workflow import JobStatus, LoseAttempt, Workflow, WorkflowStatus, runnable_work_left, status
@@ -136,7 +137,8 @@ def check_branches_ran_in_order(world: World, first_starts: dict[str, int]) -> N
     """A job first started while an earlier one of its branch was still to come only if that one had been cancelled."""
     for workflow in [*world.cluster.workflows.values(), *world.ended.values()]:
         retried = {event.job_id for event, _, _ in world.log if type(event).__name__ == "JobCancelled"}  # type: ignore[attr-defined]
-        for ids in workflow.graph.branches.values():
+        for line in workflow.graph.branches.values():
+            ids = [workflow.at_turn(turn).job_id for turn in members(line)]
             moments = [first_starts[job_id] for job_id in ids if job_id in first_starts and job_id not in retried]
             assert moments == sorted(moments)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from microtome.contracts.messages import JobSpec, JobType
-from microtome.domain.graph import MAX_DEPENDENCIES, MAX_JOBS, build, validate
+from microtome.domain.graph import MAX_DEPENDENCIES, MAX_JOBS, build, extended, moved_to_the_end, restored, validate
 from microtome.errors import InvalidWorkflow
 from tests.unit.domain.stories import spec
 
@@ -66,8 +66,18 @@ def test_dependencies_have_a_limit_all_together() -> None:
         validate("wide", [*first, *second, spec("c", "z", ("a0",))])
 
 
-def test_the_graph_knows_branches_dependents_and_places() -> None:
+def test_the_graph_knows_lines_needs_and_feeds() -> None:
     graph = build((spec("a"), spec("b", "x", ("a", "a")), spec("c")))
-    assert graph.branches == {"main": ("w.a", "w.c"), "x": ("w.b",)}
-    assert graph.dependents == {"w.a": ("w.b",)}
-    assert graph.place == {"w.a": 0, "w.c": 1, "w.b": 0}
+    assert graph.turns == ("w.a", "w.b", "w.c")
+    assert graph.branches == {"main": 0b101, "x": 0b010}
+    assert graph.needs == (0, 0b001, 0)
+    assert graph.feeds == (0b010, 0, 0)
+    assert extended(build((spec("a"),)), (spec("b", "x", ("a",)), spec("c"))) == graph
+
+
+def test_a_draft_that_is_started_goes_to_the_end_and_keeps_its_edges() -> None:
+    jobs = (spec("a"), spec("b", "x", ("a",)), spec("c", "x", ("b",)), spec("d"))
+    moved = moved_to_the_end(build(jobs), jobs[0], 0)
+    assert moved == restored([(jobs[0], 4), (jobs[1], 1), (jobs[2], 2), (jobs[3], 3)])
+    assert moved.branches == {"main": 0b11000, "x": 0b110}
+    assert moved.needs[1] == 0b10000
