@@ -27,6 +27,7 @@ MIGRATIONS = (
     ("microtome.eventlog", "0003_events_of_a_user.sql"),
     ("microtome.leases", "0002_rate_buckets.sql"),
     ("microtome.reservations", "schema.sql"),
+    ("microtome.eventlog", "0004_rebases.sql"),
 )
 
 # Any constant will do, as long as all services use the same one.

@@ -6,9 +6,11 @@ comment on column slides.deleted_at is 'Since when its pixels are gone; what was
 
 alter table workflows
     add column branches  jsonb   not null default '[]',
+    add column submitted integer not null default 0,
     add column next_turn integer not null default 0,
     add column status    text    not null default 'PENDING';
-comment on column workflows.branches is 'Branches about which something was chosen, as Branch in canonical JSON.';
+comment on column workflows.branches is 'Branches whose policy was chosen, as Branch in canonical JSON.';
+comment on column workflows.submitted is 'How many of its jobs came with the submission; the others were added.';
 comment on column workflows.next_turn is 'The turn of the next job that joins the line of its branch.';
 comment on column workflows.status is 'What follows from its jobs; kept so that lists can filter by it.';
 
@@ -16,12 +18,16 @@ alter table jobs
     add column turn                 integer not null default 0,
     add column draft                boolean not null default false,
     add column expected_tiles       integer not null default 0,
+    add column released             boolean not null default false,
     add column preemptions          integer not null default 0,
+    add column ran                  interval not null default '0',
     add column cause_job_id         text,
     add column artifacts_deleted_at timestamptz,
     add column artifact_bytes       bigint  not null default 0;
 comment on column jobs.turn is 'Order in the line of its branch; a draft joins the line when it is released.';
 comment on column jobs.draft is 'Whether it was submitted as a draft.';
+comment on column jobs.released is 'Whether the draft was started since.';
+comment on column jobs.ran is 'How long attempts ran that were lost or preempted and whose tiles the next one finds.';
 comment on column jobs.expected_tiles is 'Its work by the size of its slide or region, until the plan says more.';
 comment on column jobs.preemptions is 'How often it gave its slot to another user.';
 comment on column jobs.cause_job_id is 'The job that came to nothing and because of which this one is skipped.';
@@ -33,7 +39,9 @@ update jobs set artifact_bytes = (
     select coalesce(sum((artifact ->> 'sizeBytes')::bigint), 0)
     from jsonb_array_elements(result -> 'artifacts') as artifact
 ) where result ? 'artifacts';
-update workflows set next_turn = (select count(*) from jobs where jobs.workflow_id = workflows.workflow_id);
+update workflows set (submitted, next_turn) = (
+    select count(*), count(*) from jobs where jobs.workflow_id = workflows.workflow_id
+);
 
 -- Until now every branch halted: a pending job is held up by a failed or cancelled one that it depends on, or by one
 -- before it in its branch that is itself held up or failed.

@@ -28,7 +28,7 @@ from microtome.domain.state import Job, Workflow
 from microtome.domain.workflow import evolve
 from microtome.errors import Conflict
 from microtome.eventlog.log import Cursor
-from microtome.readmodels.projection import artifact_bytes
+from microtome.readmodels.projection import artifact_bytes, branches
 
 SLIDE_PREFIX = "slide-"
 SEATS = "seats"
@@ -42,14 +42,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         *("objective_power", "stain", "levels", "notes", "path", "registered_at", "deleted_at"),
     ),
     "workflows": (
-        *("workflow_id", "user_id", "name", "created_at", "version", "xid", "position", "branches", "next_turn"),
-        "status",
+        *("workflow_id", "user_id", "name", "created_at", "version", "xid", "position", "branches", "submitted"),
+        *("next_turn", "status"),
     ),
     "jobs": (
         *("job_id", "workflow_id", "user_id", "ordinal", "key", "type", "slide_id", "branch", "depends_on"),
         *("parameters", "status", "attempt", "slot", "seated_user", "failures", "not_before", "error", "planned"),
         *("result", "created_at", "started_at", "finished_at", "turn", "draft", "expected_tiles", "preemptions"),
-        *("cause_job_id", "artifacts_deleted_at", "artifact_bytes"),
+        *("cause_job_id", "artifacts_deleted_at", "artifact_bytes", "released", "ran"),
     ),
     "seats": ("seat", "user_id", "granted_at"),
 }
@@ -122,27 +122,25 @@ def _slide(stream: str, facts: Iterable[Fact]) -> Rows:
 def _workflow(stream: str, facts: Iterable[Fact]) -> Rows:
     state: Workflow | None = None
     created: dict[str, datetime] = {}
-    chosen: list[dict[str, Any]] = []
     last: Fact | None = None
     for last in facts:
         message = last.message
         state = evolve(state, message, last.at)
         if isinstance(message, WorkflowSubmitted | JobsAdded):
             created.update((spec.job_id, last.at) for spec in message.jobs)
-            chosen.extend(map(to_json, message.branches))
     if state is None or last is None:
         raise Conflict(f"{stream} is about a workflow that is not there")
     row = (
         *(state.workflow_id, state.user_id, state.name, state.submitted_at),
         *(last.version, last.cursor.xid, last.cursor.position),
-        *(chosen, getattr(state, "next_turn", len(state.jobs)), eligibility.status(state).value),
+        *(branches(state.policies), state.submitted, state.next_turn, eligibility.status(state).value),
     )
     return {"workflows": [row], "jobs": [_job(state, job, created[job.job_id]) for job in state.jobs.values()]}
 
 
 def _job(workflow: Workflow, job: Job, created_at: datetime) -> Row:
     spec, error = job.spec, job.error
-    gone = getattr(job, "artifacts_deleted_at", None)
+    gone = job.artifacts_deleted_at
     return (
         *(spec.job_id, workflow.workflow_id, workflow.user_id, job.order, spec.key, int(spec.type), spec.slide_id),
         *(spec.branch, spec.depends_on, None if spec.parameters is None else to_json(spec.parameters)),
@@ -151,7 +149,8 @@ def _job(workflow: Workflow, job: Job, created_at: datetime) -> Row:
         None if error is None else {"code": error.code, "detail": error.detail, "transient": error.transient},
         None if job.planned is None else to_json(job.planned),
         None if job.result is None else to_json(job.result),
-        *(created_at, job.started_at, job.finished_at, getattr(job, "turn", job.order), spec.draft),
-        *(spec.expected_tiles, getattr(job, "preemptions", 0), getattr(job, "cause_job_id", None), gone),
-        0 if gone is not None else artifact_bytes(job.result),
+        *(created_at, job.started_at, job.finished_at, job.turn, spec.draft),
+        *(spec.expected_tiles, job.preemptions, job.cause_job_id, gone),
+        *(0 if gone is not None else artifact_bytes(job.result), job.attempt > 0 or (spec.draft and not job.draft)),
+        job.ran,
     )

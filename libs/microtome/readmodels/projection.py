@@ -8,13 +8,14 @@ Refuses: an event about a job, workflow or seat that is not there; such a log wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from microtome.contracts.codec import to_json
 from microtome.contracts.messages import (
     ArtifactsDeleted,
     Branch,
+    BranchPolicy,
     JobAttemptLost,
     JobCancelled,
     JobFailed,
@@ -36,6 +37,7 @@ from microtome.contracts.messages import (
 )
 from microtome.domain import eligibility
 from microtome.domain.cluster import STREAM_PREFIX
+from microtome.domain.evolution import policies
 from microtome.domain.state import WorkflowStatus
 from microtome.errors import Conflict, WorkerLost
 from microtome.eventlog.log import StoredEvent
@@ -53,14 +55,15 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 """
 _SLIDE_DELETED = "update slides set deleted_at = $2 where slide_id = $1"
 _WORKFLOW = """
-insert into workflows (workflow_id, user_id, name, created_at, version, xid, position, branches, next_turn)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+insert into workflows (workflow_id, user_id, name, created_at, version, xid, position, branches, submitted, next_turn)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
 """
 _WORKFLOW_MOVED = "update workflows set version = $2, xid = $3, position = $4, status = $5 where workflow_id = $1"
-_GREW = """
-update workflows set next_turn = next_turn + $2, branches = branches || $3::jsonb where workflow_id = $1
-returning user_id, next_turn, (select count(*)::integer from jobs where workflow_id = $1) as jobs
+_KNOWN = """
+select user_id, branches, next_turn, (select count(*)::integer from jobs where workflow_id = $1) as jobs
+from workflows where workflow_id = $1
 """
+_GREW = "update workflows set next_turn = $2, branches = $3 where workflow_id = $1"
 _JOB = """
 insert into jobs (job_id, workflow_id, user_id, ordinal, key, type, slide_id, branch, depends_on, parameters,
                   status, attempt, failures, created_at, turn, draft, expected_tiles)
@@ -68,11 +71,15 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, $12, $13, $14, $15)
 """
 _RELEASED = """
 with line as (update workflows set next_turn = next_turn + 1 where workflow_id = $2 returning next_turn - 1 as turn)
-update jobs set status = 'PENDING', turn = line.turn from line where job_id = $1 and workflow_id = $2
+update jobs set status = 'PENDING', turn = line.turn, released = true, failures = 0, not_before = null, error = null,
+                planned = null, result = null, started_at = null, finished_at = null, cause_job_id = null,
+                artifacts_deleted_at = null, artifact_bytes = 0, ran = '0'
+from line where job_id = $1 and workflow_id = $2
 """
 _STARTED = """
 update jobs set status = 'RUNNING', attempt = $3, slot = $4, seated_user = user_id, started_at = $5,
-                not_before = null, planned = null, result = null, finished_at = null, artifact_bytes = 0
+                not_before = null, planned = null, result = null, finished_at = null, cause_job_id = null,
+                artifacts_deleted_at = null, artifact_bytes = 0, released = true
 where job_id = $1 and workflow_id = $2
 """
 _PLANNED = "update jobs set planned = $3 where job_id = $1 and workflow_id = $2"
@@ -88,11 +95,13 @@ update jobs set status = case when $4::timestamptz is null then 'FAILED' else 'P
 where job_id = $1 and workflow_id = $2
 """
 _LOST = """
-update jobs set status = 'PENDING', slot = null, seated_user = null, failures = failures + 1, error = $3
+update jobs set status = 'PENDING', slot = null, seated_user = null, failures = failures + 1, error = $3,
+                ran = ran + greatest($4::timestamptz - started_at, '0')
 where job_id = $1 and workflow_id = $2
 """
 _PREEMPTED = """
-update jobs set status = 'PENDING', slot = null, seated_user = null, not_before = null, preemptions = preemptions + 1
+update jobs set status = 'PENDING', slot = null, seated_user = null, not_before = null, preemptions = preemptions + 1,
+                ran = ran + greatest($3::timestamptz - started_at, '0')
 where job_id = $1 and workflow_id = $2
 """
 _SKIPPED = """
@@ -109,7 +118,7 @@ where job_id = $1 and workflow_id = $2
 _RETRIED = """
 update jobs set status = 'PENDING', slot = null, seated_user = null, failures = 0, not_before = null, error = null,
                 planned = null, result = null, started_at = null, finished_at = null, cause_job_id = null,
-                artifacts_deleted_at = null, artifact_bytes = 0
+                artifacts_deleted_at = null, artifact_bytes = 0, ran = '0'
 where job_id = $1 and workflow_id = $2
 """
 _SEATED = "insert into seats (seat, user_id, granted_at) values ($1, $2, $3)"
@@ -118,10 +127,10 @@ _UNSEATED = "delete from seats where seat = $1 and user_id = $2"
 
 # Enough of a workflow's jobs to tell its status.
 _STANDING = """
-select job_id, key, type, slide_id, branch, depends_on, draft, ordinal, turn, status, attempt, cause_job_id
+select job_id, key, type, slide_id, branch, depends_on, draft, released, ordinal, turn, status, attempt
 from jobs where workflow_id = $1 order by ordinal
 """
-_CHOSEN = "select user_id, name, created_at, branches from workflows where workflow_id = $1"
+_WHOLE = "select * from workflows where workflow_id = $1"
 _RUNS = "select exists (select from jobs where workflow_id = $1 and status = 'RUNNING')"
 
 
@@ -160,10 +169,10 @@ async def _status(connection: Connection, workflow_id: str) -> str:
     # Most events come while something runs, and then nothing else matters.
     if await connection.fetchval(_RUNS, workflow_id):
         return WorkflowStatus.RUNNING.value
-    chosen = await connection.fetchrow(_CHOSEN, workflow_id)
-    if chosen is None:
+    workflow = await connection.fetchrow(_WHOLE, workflow_id)
+    if workflow is None:
         raise Conflict(f"there is no workflow {workflow_id}")
-    return eligibility.status(rows.outline(workflow_id, chosen, await connection.fetch(_STANDING, workflow_id))).value
+    return eligibility.status(rows.outline(workflow, await connection.fetch(_STANDING, workflow_id))).value
 
 
 async def _slide(connection: Connection, event: StoredEvent, slide: SlideRegistered) -> None:
@@ -192,21 +201,24 @@ async def _slide(connection: Connection, event: StoredEvent, slide: SlideRegiste
 async def _workflow(connection: Connection, event: StoredEvent, workflow: WorkflowSubmitted) -> None:
     place = (event.version, event.cursor.xid, event.cursor.position)
     about = (workflow.workflow_id, workflow.user_id)
-    chosen = _branches(workflow.branches)
+    chosen = branches(policies(workflow.branches))
     await connection.execute(_WORKFLOW, *about, workflow.name, event.at, *place, chosen, len(workflow.jobs))
     await _jobs(connection, event, workflow.jobs, about, ordinal=0, turn=0)
 
 
 async def _added(connection: Connection, event: StoredEvent, added: JobsAdded) -> None:
-    row = await connection.fetchrow(_GREW, added.workflow_id, len(added.jobs), _branches(added.branches))
-    if row is None:
+    known = await connection.fetchrow(_KNOWN, added.workflow_id)
+    if known is None:
         raise _nowhere(event)
-    turn = row["next_turn"] - len(added.jobs)
-    await _jobs(connection, event, added.jobs, (added.workflow_id, row["user_id"]), ordinal=row["jobs"], turn=turn)
+    turn = known["next_turn"]
+    chosen = branches(rows.chosen_policies(known["branches"]) | policies(added.branches))
+    await connection.execute(_GREW, added.workflow_id, turn + len(added.jobs), chosen)
+    await _jobs(connection, event, added.jobs, (added.workflow_id, known["user_id"]), ordinal=known["jobs"], turn=turn)
 
 
-def _branches(branches: Sequence[Branch]) -> list[dict[str, Any]]:
-    return [to_json(branch) for branch in branches]
+def branches(chosen: Mapping[str, BranchPolicy]) -> list[dict[str, Any]]:
+    """Return policies as `Branch` in canonical JSON."""
+    return [to_json(Branch(name=name, policy=policy)) for name, policy in chosen.items()]
 
 
 async def _jobs(
@@ -253,9 +265,9 @@ async def _job(connection: Connection, event: StoredEvent) -> None:
             await _one(connection, event, _FAILED, job, workflow_id, error, retry_at, event.at)
         case JobAttemptLost(job_id=job, reason=reason):
             error = _error(WorkerLost.code, reason, transient=WorkerLost.transient)
-            await _one(connection, event, _LOST, job, workflow_id, error)
+            await _one(connection, event, _LOST, job, workflow_id, error, event.at)
         case JobPreempted(job_id=job):
-            await _one(connection, event, _PREEMPTED, job, workflow_id)
+            await _one(connection, event, _PREEMPTED, job, workflow_id, event.at)
         case JobSkipped(job_id=job, cause_job_id=cause):
             await _one(connection, event, _SKIPPED, job, workflow_id, cause, event.at)
         case JobCancelled(job_id=job):

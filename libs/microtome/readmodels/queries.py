@@ -139,6 +139,16 @@ class Queries:
             )
         return tuple(map(rows.slide_record, found))
 
+    async def slides_by_id(self, user_id: str, slide_ids: Iterable[str]) -> tuple[SlideRecord, ...]:
+        """Return those of the user's slides that are there, in no order; others are left out."""
+        async with self._database.connection() as connection:
+            found = await connection.fetch(
+                "select * from slides where user_id = $1 and slide_id = any($2::text[]) and deleted_at is null",
+                user_id,
+                list(slide_ids),
+            )
+        return tuple(map(rows.slide_record, found))
+
     async def find_slides(
         self, user_id: str, wanted: SlideFilter = ANY_SLIDE, limit: int = 50, cursor: str | None = None
     ) -> Page[SlideRecord]:

@@ -6,15 +6,17 @@ Refuses: to ask for rows; see `queries` and `listing`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
 from microtome.contracts.codec import from_json
 from microtome.contracts.messages import (
     Branch,
+    BranchPolicy,
     JobParameters,
     JobPlanned,
     JobResult,
@@ -25,7 +27,8 @@ from microtome.contracts.messages import (
     SlideRegistered,
     Stain,
 )
-from microtome.domain import graph
+from microtome.domain.evolution import policies
+from microtome.domain.standing import restored
 from microtome.domain.state import Job, JobError, JobStatus, Workflow
 from microtome.eventlog.log import Cursor
 
@@ -62,53 +65,50 @@ class JobRecord:
 
 def workflow_record(row: asyncpg.Record, jobs: Iterable[asyncpg.Record]) -> WorkflowRecord:
     """Return the workflow of a row of `workflows` and its rows of `jobs`, which come by ordinal."""
-    read = [job(each) for each in jobs]
     return WorkflowRecord(
-        state=Workflow(
-            workflow_id=row["workflow_id"],
-            user_id=row["user_id"],
-            name=row["name"],
-            submitted_at=row["created_at"],
-            jobs={each.job_id: each for each in read},
-            graph=graph.build(tuple(each.spec for each in read)),
+        state=_workflow(row, map(job, jobs)), version=row["version"], cursor=Cursor(row["xid"], row["position"])
+    )
+
+
+def outline(row: asyncpg.Record, jobs: Iterable[asyncpg.Record]) -> Workflow:
+    """Return as much of a workflow as its status depends on; the jobs' plans, results and parameters are left out."""
+    return _workflow(row, map(_outline, jobs))
+
+
+def _workflow(row: asyncpg.Record, jobs: Iterable[Job]) -> Workflow:
+    return restored(
+        workflow_id=row["workflow_id"],
+        user_id=row["user_id"],
+        name=row["name"],
+        submitted_at=row["created_at"],
+        jobs=jobs,
+        policies=chosen_policies(row["branches"]),
+        submitted=row["submitted"],
+    )
+
+
+def _outline(row: asyncpg.Record) -> Job:
+    return Job(
+        spec=JobSpec(
+            job_id=row["job_id"],
+            key=row["key"],
+            type=JobType(row["type"]),
+            slide_id=row["slide_id"],
+            branch=row["branch"],
+            depends_on=tuple(row["depends_on"]),
+            draft=row["draft"],
         ),
-        version=row["version"],
-        cursor=Cursor(row["xid"], row["position"]),
+        order=row["ordinal"],
+        turn=row["turn"],
+        draft=row["draft"] and not row["released"],
+        status=JobStatus(row["status"]),
+        attempt=row["attempt"],
     )
 
 
-def outline(workflow_id: str, chosen: asyncpg.Record, jobs: Iterable[asyncpg.Record]) -> Workflow:
-    """Return as much of a workflow as its status depends on."""
-    read = tuple(
-        Job(
-            spec=JobSpec(
-                job_id=each["job_id"],
-                key=each["key"],
-                type=JobType(each["type"]),
-                slide_id=each["slide_id"],
-                branch=each["branch"],
-                depends_on=tuple(each["depends_on"]),
-                draft=each["draft"],
-            ),
-            order=each["ordinal"],
-            status=JobStatus(each["status"]),
-            attempt=each["attempt"],
-        )
-        for each in jobs
-    )
-    return Workflow(
-        workflow_id=workflow_id,
-        user_id=chosen["user_id"],
-        name=chosen["name"],
-        submitted_at=chosen["created_at"],
-        jobs={each.job_id: each for each in read},
-        graph=graph.build(tuple(each.spec for each in read)),
-    )
-
-
-def branches(row: asyncpg.Record) -> tuple[Branch, ...]:
-    """Return the branches about which something was chosen, of a row of `workflows`."""
-    return tuple(from_json(Branch, branch) for branch in row["branches"])
+def chosen_policies(branches: Iterable[Mapping[str, Any]]) -> dict[str, BranchPolicy]:
+    """Return the policies of branches in canonical JSON, by name."""
+    return policies(from_json(Branch, branch) for branch in branches)
 
 
 def job_record(row: asyncpg.Record) -> JobRecord:
@@ -121,16 +121,22 @@ def job(row: asyncpg.Record) -> Job:
     return Job(
         spec=spec(row),
         order=row["ordinal"],
+        turn=row["turn"],
+        draft=row["draft"] and not row["released"],
         status=JobStatus(row["status"]),
         attempt=row["attempt"],
         slot=row["slot"],
         failures=row["failures"],
+        preemptions=row["preemptions"],
         not_before=row["not_before"],
         error=None if row["error"] is None else JobError(**row["error"]),
+        cause_job_id=row["cause_job_id"],
         result=None if row["result"] is None else from_json(JobResult, row["result"]),
         planned=planned(row),
+        ran=row["ran"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        artifacts_deleted_at=row["artifacts_deleted_at"],
     )
 
 
