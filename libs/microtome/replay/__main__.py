@@ -11,6 +11,8 @@ import asyncio
 import os
 import sys
 
+import asyncpg
+
 from microtome.errors import MicrotomeError
 from microtome.replay import output
 from microtome.replay.arguments import PROGRAM, parser
@@ -42,7 +44,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return asyncio.run(COMMANDS[arguments.command](arguments))
     except MicrotomeError as error:
         output.remark(f"{PROGRAM}: {error.detail}")
-        return 2
+    except asyncpg.PostgresError as error:
+        output.remark(f"{PROGRAM}: the database is not as this version of the program needs it: {error}")
+    return 2
 
 
 if __name__ == "__main__":

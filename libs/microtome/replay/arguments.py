@@ -18,7 +18,7 @@ from microtome.replay.moment import NOW, Moment
 
 # From a checkout it is run as a module, installed it has a name of its own.
 PROGRAM = "python -m microtome.replay" if Path(sys.argv[0]).name == "__main__.py" else "microtome-replay"
-EVENT_TYPES = tuple(sorted(each.__name__ for each in get_args(Event)))
+EVENT_TYPES: tuple[str, ...] = tuple(sorted(each.__name__ for each in get_args(Event)))
 
 _MOMENTS = """
 moments

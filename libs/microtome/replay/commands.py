@@ -28,6 +28,7 @@ from microtome.replay import (
     show,
     tail,
     timeline_view,
+    upkeep,
 )
 from microtome.replay.fold import Past, in_use, until
 from microtome.replay.source import DatabaseHistory, History, open_database
@@ -143,9 +144,24 @@ async def run_diff(arguments: argparse.Namespace) -> int:
     return 0
 
 
+async def run_verify(arguments: argparse.Namespace) -> int:
+    """`verify`."""
+    async with open_database(arguments.database, writable=True) as database:
+        return await upkeep.verify(database, json=arguments.json)
+
+
+async def run_rebuild(arguments: argparse.Namespace) -> int:
+    """`rebuild`."""
+    async with open_database(arguments.database, writable=True) as database:
+        upkeep.ask(f"Make the tables of {upkeep.name(database)} anew from its log?", yes=arguments.yes)
+        return await upkeep.rebuild(database, json=arguments.json)
+
+
 COMMANDS: Mapping[str, Command] = {
     "tail": run_tail,
     "show": run_show,
     "timeline": run_timeline,
     "diff": run_diff,
+    "verify": run_verify,
+    "rebuild": run_rebuild,
 }

@@ -202,7 +202,10 @@ class Tracker:
         if last is not None and last.until is None:
             if phase is not None and _same(last, phase):
                 return
-            self._phases[-1] = replace(last, until=at)
+            if at > last.since:
+                self._phases[-1] = replace(last, until=at)
+            else:
+                self._phases.pop()  # it never lasted
         if phase is not None:
             self._phases.append(phase)
 

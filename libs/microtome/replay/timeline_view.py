@@ -122,7 +122,8 @@ def _chart(console: Console, timeline: Timeline) -> None:
     end = timeline.job.finished_at or timeline.now
     whole = max((end - begin).total_seconds(), 1e-6)
     width = max(20, min(60, console.width - 66))
-    chart = output.table("", "", "for", "", right=("for",))
+    chart = output.table("phase", "when", "seconds", "why", right=("seconds",))
+    chart.show_header = False
     axis = f"{begin:%H:%M:%S}"
     last = f"{end:%H:%M:%S}"
     chart.add_row("", Text(axis + last.rjust(width - len(axis)), style="dim"), "", Text(f"{begin:%Y-%m-%d} UTC", "dim"))

@@ -1,0 +1,217 @@
+"""Each sub-command as a person runs it, against a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from microtome.contracts.messages import SlideDeleted
+from microtome.eventlog.database import Database
+from microtome.eventlog.log import Append, NewEvent
+from microtome.eventlog.postgres import PostgresEventLog
+from microtome.replay.arguments import PROGRAM, parser
+from microtome.replay.commands import COMMANDS
+from tests.integration.replay.conftest import ROOT, Replay, environment, lines, told
+
+STORY = told().log
+
+
+def help_of(command: str) -> str:
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        parser().parse_args([command, "--help"])
+    return shown.getvalue()
+
+
+def test_every_example_of_the_help_is_a_command_line_that_it_takes(replay: Replay) -> None:
+    shown = replay("--help")
+    for name in COMMANDS:
+        assert f"    {name} " in shown.stdout
+    examples = [
+        line.partition(f"{PROGRAM} ")[2].partition(" | ")[0].partition(" < ")[0]
+        for command in COMMANDS
+        for line in help_of(command).splitlines()
+        if line.startswith(f"  {PROGRAM} ")
+    ]
+    assert len(examples) >= 2 * len(COMMANDS)
+    for example in examples:
+        parser().parse_args(shlex.split(example))
+
+
+def test_tail_prints_every_event_in_order(replay: Replay) -> None:
+    shown = replay("tail", "--from", "start", "--json")
+    events = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [event["event_id"] for event in events] == [str(event.event_id) for event in STORY]
+    assert [event["type"] for event in replay_lines(replay("tail", "-n", "3", "--json"))] == [
+        type(event.message).__name__ for event in STORY[-3:]
+    ]
+    from_the_fifth = replay_lines(replay("tail", "--from", events[4]["cursor"], "--json"))
+    assert from_the_fifth == events[5:]
+    up_to_the_fifth = replay_lines(replay("tail", "-n", "2", "--to", events[4]["cursor"], "--json"))
+    assert up_to_the_fifth == events[3:5]
+
+
+def replay_lines(shown: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    assert shown.returncode == 0, shown.stderr
+    return [json.loads(line) for line in shown.stdout.splitlines()]
+
+
+def test_tail_filters_by_workflow_user_type_and_job(replay: Replay) -> None:
+    of_bob = replay_lines(replay("tail", "--user", "bob", "--from", "start", "--json"))
+    assert {event["tenant"] for event in of_bob} == {"bob"}
+    assert len(of_bob) == sum(event.tenant == "bob" for event in STORY)
+    of_cohort = replay_lines(replay("tail", "--workflow", "Monday cohort", "--type", "jobstarted", "--json"))
+    assert [event["data"]["jobId"] for event in of_cohort] == ["cohort.first"]  # type: ignore[index]
+    text = replay("tail", "--job", "cohort/first", "--from", "start").stdout
+    assert "first (cohort.first): 12 tiles" in text
+    assert "[tiler-77]" in text
+    assert "rush" not in text
+
+
+def test_show_tells_the_state_of_each_moment(replay: Replay) -> None:
+    now = json.loads(replay("show", "cohort", "--json").stdout)
+    assert [job["status"] for job in now["jobs"]] == ["SUCCEEDED", "PENDING"]
+    events = replay_lines(replay("tail", "--from", "start", "--json"))
+    started = next(event for event in events if event["type"] == "JobStarted")
+    then = json.loads(replay("show", "cohort", "--at", str(started["cursor"]), "--json").stdout)
+    assert [job["status"] for job in then["jobs"]] == ["RUNNING", "PENDING"]
+    assert then["jobs"][1]["waiting_for"]["kind"] == "worker"
+    assert then["position"] == started["cursor"]
+    assert then["seats"] == [{"seat": 0, "user_id": "ada"}]
+    before = replay("show", "late", "--at", str(events[0]["cursor"]))
+    assert (before.returncode, before.stdout) == (2, "")
+    assert "not there yet" in before.stderr
+    text = replay("show", "late").stdout
+    assert "RUNNING" in text
+    assert "seats       0: ada, 1: cy" in text
+
+
+def test_timeline_tells_waits_and_workers(replay: Replay) -> None:
+    first = json.loads(replay("timeline", "cohort/first", "--json").stdout)
+    assert first["attempts"][0]["workers"] == ["tiler-77", "merger-78"]
+    assert first["stage_seconds"] == {"plan": 0.5, "infer": 3.0, "merge": 0.25}
+    second = json.loads(replay("timeline", "cohort.second", "--json").stdout)
+    assert (second["phases"][-1]["kind"], second["phases"][-1]["until"]) == ("worker", None)
+    assert second["waited_seconds"]["worker"] > 0
+    text = replay("timeline", "cohort.first").stdout
+    for words in ("SUCCEEDED", "attempt 1", "tiler-77, merger-78", "infer", "3.0 s"):
+        assert words in text, text
+
+
+def test_diff_tells_what_changed(replay: Replay) -> None:
+    found = json.loads(replay("diff", "start", "now", "--json").stdout)
+    assert sum(found["events"].values()) == len(STORY)
+    assert {workflow["before"] for workflow in found["workflows"]} == {None}
+    events = replay_lines(replay("tail", "--from", "start", "--json"))
+    done = next(n for n, event in enumerate(events) if event["type"] == "JobSucceeded")
+    step = json.loads(replay("diff", str(events[done]["cursor"]), str(events[done - 1]["cursor"]), "--json").stdout)
+    assert step["events"] == {"JobSucceeded": 1}
+    (changed,) = step["workflows"]
+    assert [(job["key"], job["before"], job["after"]) for job in changed["jobs"]] == [("first", "RUNNING", "SUCCEEDED")]
+    text = replay("diff", "start", "now").stdout
+    assert "nobody  →" in text
+    assert "FAILED" in text
+
+
+def test_verify_finds_a_row_that_the_log_does_not_know(replay: Replay, recorded_url: str) -> None:
+    good = replay("verify")
+    assert (good.returncode, good.stderr) == (0, ""), good.stdout
+
+    async def spoil(statement: str) -> None:
+        connection = await asyncpg.connect(recorded_url)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(spoil("update jobs set failures = 7 where job_id = 'cohort.first'"))
+    bad = replay("verify", "--json")
+    assert bad.returncode == 1
+    found = json.loads(bad.stdout)["differences"]
+    assert {(each["table"], each["side"], each["row"]["failures"]) for each in found} == {
+        ("jobs", "table", 7),
+        ("jobs", "log", 0),
+    }
+    assert "cohort.first" in replay("verify").stdout
+    refused = replay("rebuild")
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    rebuilt = replay("rebuild", "--yes", "--json")
+    assert json.loads(rebuilt.stdout)["events"] == len(STORY)
+    assert replay("verify").returncode == 0
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(recorded_url: str) -> None:
+    command = f"{sys.executable} -m microtome.replay tail --from start --json | head -n 1; echo ${{PIPESTATUS[0]}}"
+    shown = subprocess.run(
+        ["bash", "-c", command],
+        env=environment(MICROTOME_DATABASE_URL=recorded_url),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert shown.stderr == ""
+    assert json.loads(shown.stdout.splitlines()[0])["type"] == "WorkflowSubmitted"
+    read, write = os.pipe()
+    os.close(read)
+    closed = subprocess.run(
+        [sys.executable, "-m", "microtome.replay", "show", "cohort"],
+        env=environment(MICROTOME_DATABASE_URL=recorded_url),
+        cwd=ROOT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (closed.returncode, closed.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "nothing"], "knows no workflow"),
+        (["tail", "--database", "postgresql://nobody@127.0.0.1:1/x"], "does not answer"),
+        (["tail", "--type", "JobExploded"], "no event type"),
+        (["diff", "yesterday", "now"], "no moment"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(replay: Replay, arguments: list[str], words: str) -> None:
+    shown = replay(*arguments)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert words in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_without_a_database_it_says_how_to_give_one(replay: Replay, tmp_path: object) -> None:
+    shown = replay("tail", MICROTOME_DATABASE_URL="", MICROTOME_HOME=str(tmp_path))
+    assert shown.returncode == 2
+    for way in ("--database", "MICROTOME_DATABASE_URL", "make up"):
+        assert way in shown.stderr
+
+
+async def test_following_prints_what_is_appended(recorded_url: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "microtome.replay", "tail", "--follow", "-n", "1", "--json",
+        env=environment(MICROTOME_DATABASE_URL=recorded_url), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(30):
+            printed = lines(process)
+            assert json.loads(await anext(printed))["event_id"] == str(STORY[-1].event_id)
+            async with await Database.connect(recorded_url) as database:
+                event = NewEvent(event_id=uuid4(), message=SlideDeleted(slide_id="gone"), tenant="ada")
+                await PostgresEventLog(database).append(Append("slide-gone", 0, (event,)))
+            assert json.loads(await anext(printed))["event_id"] == str(event.event_id)
+    finally:
+        process.terminate()
+        await process.wait()
