@@ -28,6 +28,7 @@ MIGRATIONS = (
     ("microtome.leases", "0002_rate_buckets.sql"),
     ("microtome.reservations", "schema.sql"),
     ("microtome.eventlog", "0004_rebases.sql"),
+    ("microtome.readmodels", "0003_deleted.sql"),
 )
 
 # Any constant will do, as long as all services use the same one.
