@@ -16,9 +16,10 @@ from microtome import clock
 from microtome.bus import subjects
 from microtome.bus.bus import Bus
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import JobProgress
+from microtome.contracts.messages import JobFailed, JobProgress
 from microtome.domain.workflow import ReportFailure
-from microtome.errors import Busy, Conflict, MicrotomeError, NotFound, StaleAttempt, Unavailable
+from microtome.errors import Busy, Conflict, MachineFailed, MicrotomeError, NotFound, StaleAttempt, Unavailable
+from microtome.joblog import JobLog, Level
 from microtome.leases.lease import Lease, Leases, Progress, Stage
 from microtome.process import Process
 from microtome.readmodels.queries import JobContext
@@ -37,6 +38,7 @@ class Attempt:
 
     context: JobContext
     lease: Lease
+    user_log: JobLog
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -58,6 +60,10 @@ class Attempt:
         """
         return f"{self.job_id}:{self.attempt}:{self.lease.owner.rpartition('/')[2]}"
 
+    def note(self, message: str, *, level: Level = "info", **about: object) -> None:
+        """Tell the job's user what happened; see `microtome.joblog`."""
+        self.user_log.write(self.job_id, self.attempt, message, level=level, **about)
+
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
@@ -75,6 +81,7 @@ class Attempts:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self._user_log = JobLog(process.data_dir, process.name)
 
     async def work(self, job_id: str, attempt: int, stage: Stage, body: Body) -> None:
         """Run `body` on this attempt, or do nothing when it is over or in other hands.
@@ -93,9 +100,11 @@ class Attempts:
             held = Attempt(
                 context=await self._process.queries.job_context(job_id),
                 lease=lease,
+                user_log=self._user_log,
                 progress=Progress() if standing is None else standing.progress,
             )
             log.info("%s begins", stage, extra=extra)
+            held.note(f"{stage} begins", attempt=attempt, worker=self._process.owner)
             async with leases.keep(lease, BEAT_S, lambda: held.progress):
                 going_on = await self._guarded(held, body)
             log.info("%s ends", stage, extra=extra)
@@ -105,6 +114,8 @@ class Attempts:
                 await going_on.tell()
         except StaleAttempt as stale:
             log.info("left an attempt: %s", stale, extra=extra)
+            why = "the job was cancelled, gave its place to another user's, or was started anew elsewhere"
+            self._user_log.write(job_id, attempt, f"{stage} stopped: {why}")
         finally:
             # A service that stops gives its jobs back at once instead of letting their leases expire. What was handed
             # over or has ended is not held any more, so this does nothing to it.
@@ -128,12 +139,11 @@ class Attempts:
             log.info("a failure came too late: %s", over)
 
     async def _report(self, held: Attempt, error: Exception) -> None:
+        known = as_known(error)
         if isinstance(error, MicrotomeError):
-            log.warning("an attempt failed: %s", error, extra={"job_id": held.job_id, "code": error.code})
-            known = error
+            log.warning("an attempt failed: %s", error, extra={"job_id": held.job_id, "code": known.code})
         else:
             log.error("an attempt failed unexpectedly", exc_info=error, extra={"job_id": held.job_id})
-            known = MicrotomeError(f"{type(error).__name__}: {error}")
         await self._fail(held.context.workflow_id, held.job_id, held.attempt, known)
 
     async def _fail(self, workflow_id: str, job_id: str, attempt: int, error: MicrotomeError) -> None:
@@ -146,9 +156,31 @@ class Attempts:
             now=clock.now(),
         )
         try:
-            await self._process.workflows.execute(workflow_id, command)
+            appended = await self._process.workflows.execute(workflow_id, command)
         except Conflict as conflict:
             log.warning("a failure could not be recorded: %s", conflict)
+            return
+        for event in appended:
+            if isinstance(event.message, JobFailed) and event.message.job_id == job_id:
+                self._tell_failure(event.message)
+
+    def _tell_failure(self, failed: JobFailed) -> None:
+        about = {"code": failed.code, "transient": failed.transient}
+        self._user_log.write(failed.job_id, failed.attempt, f"failed: {failed.detail}", level="error", **about)
+        if failed.retry_at is not None:
+            again = f"will be tried again at {failed.retry_at.isoformat(timespec='seconds')}"
+            self._user_log.write(failed.job_id, failed.attempt, again, level="warning")
+
+
+def as_known(error: Exception) -> MicrotomeError:
+    """Return `error` as what a user can be told; whether trying again can help depends on what gave out.
+
+    The machine gives out (memory, disk, a broken mount) for a while; anything else that nobody foresaw stays as it is.
+    """
+    if isinstance(error, MicrotomeError):
+        return error
+    kind = MachineFailed if isinstance(error, MemoryError | OSError) else MicrotomeError
+    return kind(f"{type(error).__name__}: {error}")
 
 
 async def tell_progress(bus: Bus, attempt: Attempt, stage: Stage) -> None:

@@ -116,6 +116,19 @@ class WorkerLost(MicrotomeError):
     transient = True
 
 
+class MachineFailed(MicrotomeError):
+    """The machine that worked on the job gave out: its memory, its disk, or the way to it."""
+
+    code = "machine-failed"
+    transient = True
+
+
+class SlideGone(MicrotomeError):
+    """The slide was deleted, so nothing more can be found on it."""
+
+    code = "slide-deleted"
+
+
 class ConfigurationError(MicrotomeError):
     """A setting has a value that cannot work."""
 

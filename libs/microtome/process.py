@@ -1,7 +1,8 @@
 """What every worker process stands on: log, read models, leases, bus, telemetry.
 
-Promises: when `connected` gives a `Process`, the schema and the streams are there and telemetry runs; at the end
-everything is closed in the reverse order. `run` turns SIGTERM and SIGINT into a stop that lets work finish.
+Promises: when `connected` gives a `Process`, the schema and the streams are there; from `ready` on, and not before, its
+page of metrics answers and others hear that it is there; at the end everything is closed in the reverse order. `run`
+turns SIGTERM and SIGINT into a stop that lets work finish.
 Refuses: to know what the process works on; that is wired by each service.
 """
 
@@ -16,6 +17,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -62,24 +64,37 @@ class Process:
     bus: Bus
     workflows: Workflows
     registry: CollectorRegistry
+    # Where slides, results, artifacts and logs lie.
+    data_dir: Path
+    ready: Callable[[], None]
+    """Called once, when everything that a first job needs is warm; see `connected`."""
 
 
 @contextlib.asynccontextmanager
-async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Process]:
-    """Connect everything. Raises `Unavailable` or `ConfigurationError`."""
+async def connected(name: str, settings: ServiceSettings, *, warms_up: bool = False) -> AsyncIterator[Process]:
+    """Connect everything. Raises `Unavailable` or `ConfigurationError`.
+
+    A process that `warms_up` calls `Process.ready` when it has; any other is ready as soon as it is connected.
+    """
     logs.setup(name, settings.log_level)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(tracing.setup(name).shutdown)
         registry = process_registry()
-        stack.callback(serve_metrics(settings.metrics_port, registry, settings.metrics_host).close)
         await migrate(settings.microtome_database_url)
         database = await stack.enter_async_context(await Database.connect(settings.microtome_database_url, name=name))
         event_log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))
         bus = await JetStreamBus.connect(settings.microtome_nats_url, name=name)
         stack.push_async_callback(bus.close)
-        owner = f"{name}@{socket.gethostname()}:{os.getpid()}"
-        stack.push_async_callback(end, asyncio.create_task(_say_alive(bus, name, owner), name="say alive"))
+        host = socket.gethostname()
+        owner = f"{name}@{host}:{os.getpid()}"
+
+        def ready() -> None:
+            stack.callback(serve_metrics(settings.metrics_port, registry, settings.metrics_host).close)
+            stack.push_async_callback(end, asyncio.create_task(_say_alive(bus, name, owner), name="say alive"))
+
         log.info("connected")
+        if not warms_up:
+            ready()
         yield Process(
             name=name,
             owner=owner,
@@ -90,8 +105,12 @@ async def connected(name: str, settings: ServiceSettings) -> AsyncIterator[Proce
                 database, lease_seconds=settings.lease_seconds, dispatch_seconds=settings.dispatch_seconds
             ),
             bus=bus,
-            workflows=Workflows(event_log, Limits(max_attempts=settings.max_attempts)),
+            workflows=Workflows(
+                event_log, Limits(max_attempts=settings.max_attempts), meta={"worker": owner, "host": host}
+            ),
             registry=registry,
+            data_dir=settings.microtome_data_dir,
+            ready=ready,
         )
 
 

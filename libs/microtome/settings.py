@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from microtome import crashpoint
 from microtome.errors import ConfigurationError
 
 # What a slide may be cut into, wherever it is chosen: by the environment or by a job. Model pixels.
@@ -46,6 +47,7 @@ class CommonSettings(BaseSettings):
     @classmethod
     def from_environment(cls) -> Self:
         """Read and check the environment; `ConfigurationError` names every variable that is wrong."""
+        crashpoint.check()
         try:
             return cls()
         except ValidationError as invalid:

@@ -29,6 +29,7 @@ from microtome.bus.headers import trace_context
 from microtome.bus.queue import Delivery, PullQueue
 from microtome.contracts.codec import from_bytes, to_bytes
 from microtome.contracts.messages import InferWork, TileRef, TilesInferred
+from microtome.crashpoint import CrashPoint, crash_point
 from microtome.errors import MicrotomeError
 from microtome.process import until
 from microtome.segmentation.cells import TileCells, segment_tile, write_cells
@@ -223,6 +224,7 @@ class Pipeline:
 
     def _segment_and_store(self, logits: NDArray[np.float32], tile: Any, network_s: float, path: Path) -> TileCells:  # noqa: ANN401
         cells = segment_tile(logits, tile, self._model).with_seconds({"network": network_s})
+        crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells
 
@@ -239,11 +241,13 @@ class Pipeline:
             await self._settle_failed(assignment.delivery, assignment.error)
             return
         work = assignment.work
+        crash_point(CrashPoint.INFERENCE_AFTER_RESULT_BEFORE_ACK)
         # First of all: whatever else fails, the message must not be held for ever.
         try:
             await assignment.delivery.ack()
         except MicrotomeError as error:
             log.warning("an acknowledgement was lost, the tiles will come again: %s", error)
+        crash_point(CrashPoint.INFERENCE_AFTER_ACK_BEFORE_TELL)
         told = TilesInferred(
             job_id=work.job_id,
             attempt=work.attempt,

@@ -15,20 +15,25 @@ from microtome.artifacts.store import ArtifactStore
 from microtome.attempts import Attempt, Attempts, tell_progress
 from microtome.bus.queue import Delivery
 from microtome.contracts.codec import from_bytes
-from microtome.contracts.messages import Artifact, JobResult, MergeWork
+from microtome.contracts.messages import Artifact, JobParameters, JobResult, MergeWork
+from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.workflow import ReportSuccess
 from microtome.errors import MicrotomeError, StaleAttempt
 from microtome.leases.lease import Progress
 from microtome.process import Process
 from microtome.tilestore import ResultStore
+from microtome.tissue.region import Region
 from services.merger.making import Order, make_artifacts
+from services.merger.turns import Turns
 
 
 class MergeHandler:
     """Handles messages of `work.merge`."""
 
-    def __init__(self, process: Process, data_dir: Path) -> None:
+    def __init__(self, process: Process, data_dir: Path, jobs_of_a_user: int) -> None:
+        """`jobs_of_a_user`: how many of one user's jobs are merged at once; the others wait, and hold their leases."""
         self._process = process
+        self._turns = Turns(jobs_of_a_user)
         self._data_dir = data_dir
         self._attempts = Attempts(process)
         self._results = ResultStore(data_dir / "results")
@@ -39,7 +44,9 @@ class MergeHandler:
         work = from_bytes(MergeWork, delivery.payload)
 
         async def merge(attempt: Attempt) -> None:
-            await self._merge(attempt, work)
+            crash_point(CrashPoint.MERGER_AFTER_LEASE)
+            async with self._turns.of(attempt.context.user_id):
+                await self._merge(attempt, work)
 
         await self._attempts.work(work.job_id, work.attempt, "merge", merge)
 
@@ -63,22 +70,29 @@ class MergeHandler:
             slide=attempt.context.slide,
             slide_path=self._data_dir / attempt.context.slide.path,
             results=self._results,
+            region=Region.like((attempt.context.spec.parameters or JobParameters()).region),
         )
         result = await self._make(attempt, order)
+        crash_point(CrashPoint.MERGER_AFTER_RENAME_BEFORE_APPEND)
         report = ReportSuccess(attempt.job_id, attempt.attempt, result)
         try:
             await self._process.workflows.execute(work.workflow_id, report)
         except StaleAttempt:  # cancelled in the last moment
             await asyncio.to_thread(self._artifacts.withdraw, attempt.job_id, attempt.attempt)
             raise
+        crash_point(CrashPoint.MERGER_AFTER_APPEND_BEFORE_ACK)
+        attempt.note("succeeded", cells=result.cells, artifacts={a.name: a.size_bytes for a in result.artifacts})
 
     async def _make(self, attempt: Attempt, order: Order) -> JobResult:
         """Make and publish in a thread that stops soon after this task is cancelled."""
         cancelled = threading.Event()
 
-        def progress(_tiles: int, cells: int) -> None:
+        def go_on() -> None:
             if cancelled.is_set():
                 raise StaleAttempt
+
+        def progress(_tiles: int, cells: int) -> None:
+            go_on()
             # Never back: tiles of an earlier attempt are counted here first.
             attempt.progress = replace(attempt.progress, cells=max(cells, attempt.progress.cells))
 
@@ -86,8 +100,9 @@ class MergeHandler:
             self._artifacts.sweep(attempt.job_id)
             with self._artifacts.draft(attempt.job_id) as draft:
                 result = make_artifacts(order, draft, progress)
-                progress(0, attempt.progress.cells)
-                stored = self._artifacts.publish(draft, attempt.job_id, attempt.attempt)
+                go_on()
+                crash_point(CrashPoint.MERGER_AFTER_ARTIFACTS_BEFORE_RENAME)
+                stored = self._artifacts.publish(draft, attempt.job_id, attempt.attempt, go_on)
             artifacts = tuple(
                 Artifact(name=a.name, media_type=a.media_type, size_bytes=a.size_bytes, sha256=a.sha256) for a in stored
             )

@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from microtome.artifacts.geojson import CellsGeoJson
 from microtome.artifacts.geoparquet import CellsParquet
@@ -22,11 +23,13 @@ from microtome.artifacts.outlines import outlines
 from microtome.artifacts.preview import Preview, reduced, save_jpeg
 from microtome.artifacts.summary import Summary
 from microtome.contracts.messages import JobResult, JobType, MergeWork, MppSource, SlideRegistered, StageSeconds
+from microtome.errors import SlideGone, UnreadableSlide
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.grid import Grid
 from microtome.slides.thumbnail import cached_thumbnail
 from microtome.tilestore import ResultGone, ResultStore
 from microtome.tissue.mask import TissueMask
+from microtome.tissue.region import Region
 from microtome.tissue.store import encode_png
 from microtome.tissue.tiles import tiles_with_tissue
 
@@ -45,6 +48,7 @@ class Order:
     slide: SlideRegistered
     slide_path: Path
     results: ResultStore
+    region: Region | None
 
 
 def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
@@ -55,27 +59,42 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
     """
     began = time.perf_counter()
     mask = order.results.mask(order.work.tissue_key)
+    fraction = mask.fraction
+    if order.region is not None:
+        fraction, mask = order.region.fraction(mask), order.region.clip(mask)
     (folder / "tissue_mask.png").write_bytes(encode_png(mask))
     # A slide's jobs are merged one after the other, by this process or its like.
-    picture = cached_thumbnail(order.slide_path, PREVIEW_PIXELS)
+    picture = _picture(order.slide_path)
     save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
     preview = Preview(picture, order.slide.width)
     preview.tissue(mask.bits)
     if order.job_type == JobType.TISSUE_MASK:
         result = _tissue_result(order, mask)
     else:
-        result = _segmentation_result(order, mask, *_write_cells(order, mask, folder, preview, progress))
+        result = _segmentation_result(order, mask, *_write_cells(order, folder, preview, progress))
     preview.save(folder / "overlay.jpg")
     merged = StageSeconds(stage="merge", seconds=round(time.perf_counter() - began, 4))
     result = replace(result, stage_seconds=(*result.stage_seconds, merged))
-    _summary(order, mask, result).save(folder / "summary.json")
+    _summary(order, fraction, result).save(folder / "summary.json")
     return result
 
 
-def _tiles(order: Order, mask: TissueMask) -> Iterator[TileCells]:
+def _picture(slide: Path) -> NDArray[np.uint8]:
+    """The thumbnail to draw on, uint8 RGB [h, w, 3]."""
+    try:
+        return cached_thumbnail(slide, PREVIEW_PIXELS)
+    except (UnreadableSlide, OSError) as error:
+        if slide.exists():
+            raise
+        raise SlideGone from error
+
+
+def _tiles(order: Order) -> Iterator[TileCells]:
     """Yield the tiles' results along a Hilbert curve, so that neighbours on the slide are neighbours in the files."""
     work = order.work
-    wanted = tiles_with_tissue(Grid(work.grid_width, work.grid_height, work.tile_size, work.halo), mask, work.scale)
+    grid = Grid(work.grid_width, work.grid_height, work.tile_size, work.halo)
+    # By the mask of the whole slide, as the tiler chose them: the edge of a region is no edge of the tissue.
+    wanted = tiles_with_tissue(grid, order.results.mask(work.tissue_key), work.scale, order.region)
     rows = np.array([tile.row for tile in wanted], np.int64)
     columns = np.array([tile.column for tile in wanted], np.int64)
     order_on_slide = np.argsort(hilbert_index(columns, rows, 20), kind="stable")
@@ -89,19 +108,17 @@ def _tiles(order: Order, mask: TissueMask) -> Iterator[TileCells]:
                 with suppress(ResultGone):
                     order.results.read(work.content_key, *later)
             raise
-        yield tile
+        yield tile if order.region is None else order.region.choose(tile, work.scale)
 
 
-def _write_cells(
-    order: Order, mask: TissueMask, folder: Path, preview: Preview, progress: Progress
-) -> tuple[int, Counter[str]]:
+def _write_cells(order: Order, folder: Path, preview: Preview, progress: Progress) -> tuple[int, Counter[str]]:
     work = order.work
     cells, tiles, seconds = 0, 0, Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": work.content_key, "model": work.model}
     with ExitStack() as files:
         parquet = files.enter_context(CellsParquet(folder / "cells.parquet", work.mpp, properties))
         geojson = files.enter_context(CellsGeoJson(folder / "cells.geojson", work.mpp))
-        for tile in _tiles(order, mask):
+        for tile in _tiles(order):
             on_slide = outlines(tile, work.scale, work.content_key)
             parquet.append(on_slide)
             geojson.append(on_slide)
@@ -115,8 +132,18 @@ def _write_cells(
 def _tissue_result(order: Order, mask: TissueMask) -> JobResult:
     work = order.work
     return JobResult(
-        tissue_mm2=_rounded(mask.area_mm2), stage_seconds=work.stage_seconds, notes=(*work.notes, *mask.notes)
+        tissue_mm2=_rounded(mask.area_mm2),
+        stage_seconds=work.stage_seconds,
+        notes=(*work.notes, *mask.notes, *_region_notes(order)),
     )
+
+
+def _region_notes(order: Order) -> tuple[str, ...]:
+    region = order.region
+    if region is None:
+        return ()
+    where = f"{region.width} x {region.height} level-0 pixels at ({region.x}, {region.y})"
+    return (f"Only a part of the slide: {where}. Tissue, area and cells are of that part, cells by their seed.",)
 
 
 def _rounded(area: float | None) -> float | None:
@@ -126,11 +153,12 @@ def _rounded(area: float | None) -> float | None:
 def _segmentation_result(order: Order, mask: TissueMask, cells: int, seconds: Counter[str]) -> JobResult:
     work = order.work
     area = _rounded(mask.area_mm2)
-    notes = [*work.notes, *mask.notes]
-    if not mask.bits.any():
+    notes = [*work.notes, *mask.notes, *_region_notes(order)]
+    where = "this slide" if order.region is None else "this part of the slide"
+    if not mask.bits.any() and (order.region is None or work.tiles_skipped == work.tiles_total):
         notes.append("Without tissue, no cells were looked for.")
-    elif cells == 0:
-        notes.append("There is tissue on this slide, but no cells were found in it.")
+    elif cells == 0 and mask.bits.any():
+        notes.append(f"There is tissue on {where}, but no cells were found in it.")
     if work.tiles_cached:
         notes.append(
             f"{work.tiles_cached} tiles had a result from before; their seconds of network, head and contours were "
@@ -154,7 +182,7 @@ def _segmentation_result(order: Order, mask: TissueMask, cells: int, seconds: Co
     )
 
 
-def _summary(order: Order, mask: TissueMask, result: JobResult) -> Summary:
+def _summary(order: Order, fraction: float, result: JobResult) -> Summary:
     work, slide = order.work, order.slide
     summary = Summary(
         job_type=order.job_type.name,
@@ -165,9 +193,10 @@ def _summary(order: Order, mask: TissueMask, result: JobResult) -> Summary:
         mpp=work.mpp,
         mpp_source=work.mpp_source.name.lower(),
         tissue_mm2=result.tissue_mm2,
-        tissue_fraction=round(mask.fraction, 6),
+        tissue_fraction=round(fraction, 6),
         stage_seconds={stage.stage: stage.seconds for stage in result.stage_seconds},
         notes=result.notes,
+        region=None if order.region is None else asdict(order.region),
     )
     if order.job_type == JobType.TISSUE_MASK:
         return summary

@@ -8,6 +8,6 @@ from microtome.settings import ServiceSettings
 
 
 class MergerSettings(ServiceSettings):
-    """Adds how many jobs are merged at once."""
+    """Adds how many jobs of one user are merged at once."""
 
     merger_jobs: int = Field(default=2, ge=1, le=64)

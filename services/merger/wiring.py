@@ -13,14 +13,17 @@ from microtome.telemetry.metrics import WorkerMetrics
 from services.merger.handler import MergeHandler
 from services.merger.settings import MergerSettings
 
+# Jobs taken for each that one user may have merged at once.
+AT_HAND = 8
+
 
 async def serve(stop: asyncio.Event) -> None:
     """Work on `work.merge` until `stop` is set."""
     settings = MergerSettings.from_environment()
-    async with connected("merger", settings) as process:
+    async with connected("merger", settings, warms_up=True) as process:
         await asyncio.to_thread(resample.warm_up)
         metrics = WorkerMetrics(process.registry)
-        handler = MergeHandler(process, settings.microtome_data_dir)
+        handler = MergeHandler(process, settings.microtome_data_dir, settings.merger_jobs)
 
         async def handle(delivery: Delivery) -> None:
             with metrics.active_jobs.track_inprogress():
@@ -30,7 +33,10 @@ async def serve(stop: asyncio.Event) -> None:
             metrics.dead_letters.labels(MERGE.name).inc()
             await handler.on_dead(delivery, error)
 
-        worker = await process.bus.consume(MERGE, handle, concurrency=settings.merger_jobs, on_dead=on_dead)
+        # More than are merged: whoever waits for a turn must not keep another user's jobs in the queue.
+        at_hand = AT_HAND * settings.merger_jobs
+        worker = await process.bus.consume(MERGE, handle, concurrency=at_hand, on_dead=on_dead)
+        process.ready()
         try:
             await until(stop, worker.wait())
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from microtome import clock
@@ -24,18 +25,39 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 
+# An attempt that waits in a queue is left there for so many times `dispatch_seconds`; then its message counts as lost.
+PATIENCE = 20
+
 Dispatch = Callable[[Expired], Awaitable[None]]
+Waits = Callable[[Expired], Awaitable[bool]]
+
+
+async def _nothing_waits(_expired: Expired) -> bool:
+    return False
 
 
 class Recovery:
     """Looks for expired leases once a second."""
 
-    def __init__(self, leases: Leases, workflows: Workflows, dispatch: Dispatch, dispatch_seconds: float) -> None:
-        """`dispatch(expired)` publishes the job's `PlanWork` again; after `dispatch_seconds` it is tried once more."""
+    def __init__(
+        self,
+        leases: Leases,
+        workflows: Workflows,
+        dispatch: Dispatch,
+        dispatch_seconds: float,
+        waits: Waits = _nothing_waits,
+    ) -> None:
+        """`dispatch(expired)` publishes the job's `PlanWork` again; after `dispatch_seconds` it is tried once more.
+
+        `waits(expired)`: whether its message may well still lie in a queue that is long; then nothing is lost yet, and
+        planning it anew would only make the queue longer.
+        """
         self._leases = leases
         self._workflows = workflows
         self._dispatch = dispatch
         self._dispatch_seconds = dispatch_seconds
+        self._waits = waits
+        self._waited: Counter[tuple[str, int]] = Counter()
 
     async def run(self) -> None:
         """Look until cancelled; an outage of Postgres or NATS only delays it."""
@@ -74,6 +96,13 @@ class Recovery:
             )
 
     async def _dispatch_again(self, expired: Expired) -> None:
+        attempt = expired.job_id, expired.attempt
+        if self._waited[attempt] < PATIENCE and await self._waits(expired):
+            self._waited[attempt] += 1
+            await self._leases.touch(expired.job_id, expired.attempt, self._dispatch_seconds)
+            log.info("an attempt waits in its queue", extra={"job_id": expired.job_id, "stage": expired.stage})
+            return
+        del self._waited[attempt]
         try:
             await self._dispatch(expired)
         except NotFound:

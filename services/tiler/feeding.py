@@ -1,6 +1,7 @@
 """Giving a job's tiles to inference, a few at a time.
 
-Promises: at most `credit` batches of a job are outstanding; when `feed` returns, every wanted tile has a result.
+Promises: no batch is sent while as many are outstanding as the job's share of the network allows, which may change at
+any time; when `feed` returns, every wanted tile has a result.
 What the bus forgets, and whose pixels got lost, is noticed by looking into the result store: it is decoded and sent
 again.
 Refuses: to hold pixels; they go from the decoding processes straight into the tile store.
@@ -19,11 +20,14 @@ from microtome.bus.bus import Bus
 from microtome.bus.message import Subscription
 from microtome.contracts.codec import from_bytes, to_bytes
 from microtome.contracts.messages import InferWork, TilesInferred
+from microtome.crashpoint import CrashPoint, crash_point
 
 log = logging.getLogger(__name__)
 
 # How often the result store is asked directly, in case an announcement was lost.
 LOOK_S = 2.0
+# How often a job whose share is used up looks whether it has grown.
+SHARE_S = 0.25
 
 Address = tuple[int, int]
 Decode = Callable[[Sequence[Address]], Awaitable[InferWork]]
@@ -43,21 +47,22 @@ class Feeder:
         attempt: int,
         *,
         handling: str,
-        credit: int,
+        share: Callable[[], int],
         batch_size: int,
         stalled_s: float,
         progress: Progress,
     ) -> None:
-        """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `progress(done, cells)`
-        is told how many tiles have a result. When none finished for `stalled_s` seconds, what is outstanding is decoded
-        and sent again; tiles that have a result in the meantime cost nothing.
+        """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `share()`: how many
+        batches may be outstanding now; `progress(done, cells)` is told how many tiles have a result. When none finished
+        for `stalled_s` seconds, what is outstanding is decoded and sent again; tiles that have a result in the meantime
+        cost nothing.
         """
         self._bus = bus
         self._subject = subject
         self._job_id = job_id
         self._attempt = attempt
         self._handling = handling
-        self._credit = credit
+        self._share = share
         self._batch_size = batch_size
         self._stalled_s = stalled_s
         self._progress = progress
@@ -100,12 +105,12 @@ class Feeder:
         exhausted = False
         looked = moved = time.monotonic()
         while True:
-            # One batch is decoded ahead of the credit, so that a free place is filled at once.
+            # One batch is decoded ahead of the share, so that a free place is filled at once.
             if self._decoding is None and not exhausted:
                 batch = next(waiting, None)
                 exhausted = batch is None
                 self._decoding = asyncio.create_task(_as_task(decode(batch))) if batch is not None else None
-            if self._decoding is not None and len(self._outstanding) < self._credit:
+            if self._decoding is not None and len(self._outstanding) < self._share():
                 work = await self._decoding
                 self._decoding = None
                 await self._send(work)
@@ -114,9 +119,11 @@ class Feeder:
                 return
             # Not wait_for: until Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(SHARE_S if self._decoding is not None else LOOK_S):
                     await news.wait()
             now = time.monotonic()
+            if not self._outstanding:  # it is others' turn: nothing of this job can be stalled
+                moved = now
             if news.is_set():
                 news.clear()
                 moved = now
@@ -169,6 +176,7 @@ class Feeder:
                 await self._publish(number, await decode(sorted(missing)))
 
     async def _publish(self, number: int, work: InferWork) -> None:
+        crash_point(CrashPoint.TILER_AFTER_TILES_WRITTEN_BEFORE_PUBLISH)
         message_id = f"{self._handling}:{number}:{self._resent}"
         await self._bus.publish(self._subject, to_bytes(work), message_id=message_id)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from microtome.attempts import Attempt, Attempts, HandOver, tell_progress
 from microtome.bus import subjects
@@ -17,38 +16,56 @@ from microtome.bus.queue import Delivery
 from microtome.contracts.codec import from_bytes, to_bytes
 from microtome.contracts.messages import (
     InferWork,
+    JobParameters,
     JobPlanned,
     JobType,
     MergeWork,
     MppSource,
-    Normalisation,
     PlanWork,
     StageSeconds,
     Stain,
     TileRef,
 )
+from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.workflow import ReportPlanned
-from microtome.errors import UnknownModel, UnknownMpp, UnsuitableSlide, WorkerLost
+from microtome.errors import SlideGone, UnknownModel, UnknownMpp, UnreadableSlide, UnsuitableSlide, WorkerLost
 from microtome.leases.lease import Progress
 from microtome.process import Process
 from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.tilestore import LocalPixelStore, ResultStore, attempt_prefix
+from microtome.tissue.region import Region
 from services.tiler.decoders import Decoders
 from services.tiler.feeding import Address, Feeder
-from services.tiler.planning import SlideSource, TilePlan, TissuePlan, decode_tiles, plan_tiles, plan_tissue
+from services.tiler.milestones import Milestones
+from services.tiler.planning import (
+    SlideSource,
+    TilePlan,
+    TissuePlan,
+    decode_tiles,
+    lay_out,
+    plan_tissue,
+    results_key,
+    sample_tiles,
+)
 from services.tiler.settings import TilerSettings
+from services.tiler.sharing import Shares, batch_limit
+from services.tiler.wishes import GIVEN_NORMALISATION, given_normalisation
 
 # Tiles on which the slide's normalisation is measured.
 SAMPLES = {JobType.SEGMENT_CELLS: 64, JobType.INSTANSEG_WSI: 200}
+# As many of them, of this size, as are measured in one call of a decoder.
+SAMPLED_AT_ONCE, SAMPLED_TILE = 8, 1024
 TELL_S = 0.25
 
 
 class PlanHandler:
     """Handles messages of `work.plan`."""
 
-    def __init__(self, process: Process, settings: TilerSettings, decoders: Decoders) -> None:
+    def __init__(self, process: Process, settings: TilerSettings, decoders: Decoders, shares: Shares) -> None:
         self._process = process
+        self._shares = shares
         self._settings = settings
         self._decoders = decoders
         self._attempts = Attempts(process)
@@ -68,9 +85,29 @@ class PlanHandler:
         await self._attempts.fail(work.job_id, work.workflow_id, work.attempt, known)
 
     async def _plan(self, attempt: Attempt) -> HandOver:
+        crash_point(CrashPoint.TILER_AFTER_LEASE)
         context = attempt.context
         source, mpp_source = self._source(context)
         await tell_progress(self._process.bus, attempt, "plan")
+        try:
+            work = await self._work(attempt, source, mpp_source)
+        except (UnreadableSlide, OSError) as error:
+            if await asyncio.to_thread(source.path.exists):
+                raise
+            raise SlideGone from error
+        crash_point(CrashPoint.TILER_BEFORE_HAND_OVER)
+
+        async def tell() -> None:
+            crash_point(CrashPoint.TILER_AFTER_HAND_OVER_BEFORE_PUBLISH)
+            await self._process.bus.publish(subjects.WORK_MERGE, to_bytes(work), message_id=f"{attempt.handling}:merge")
+
+        return HandOver("merge", tell)
+
+    async def _work(self, attempt: Attempt, source: SlideSource, mpp_source: MppSource) -> MergeWork:
+        context = attempt.context
+        region = Region.like((context.spec.parameters or JobParameters()).region)
+        if region is not None:
+            region.check_on(context.slide.width, context.slide.height)
         tissue = await self._decoders.call(plan_tissue, source, self._results_root)
         work = MergeWork(
             job_id=attempt.job_id,
@@ -82,15 +119,51 @@ class PlanHandler:
             mpp_source=mpp_source,
             stage_seconds=(_stage("tissue", tissue.seconds),),
         )
-        if context.spec.type != JobType.TISSUE_MASK:
-            work = await self._segment(attempt, source, tissue, work)
-        message_id = f"{attempt.handling}:merge"
-        return HandOver(
-            "merge", lambda: self._process.bus.publish(subjects.WORK_MERGE, to_bytes(work), message_id=message_id)
-        )
+        if context.spec.type == JobType.TISSUE_MASK:
+            return work
+        return await self._segment(attempt, source, tissue, work)
 
     async def _segment(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, work: MergeWork) -> MergeWork:
-        context, parameters = attempt.context, attempt.context.spec.parameters
+        context = attempt.context
+        model = await self._model(context, source)
+        plan = await self._tile_plan(attempt, source, tissue, model)
+        layout = plan.layout
+        planned = JobPlanned(
+            job_id=attempt.job_id,
+            attempt=attempt.attempt,
+            tiles_total=layout.tiles_total,
+            tiles_skipped=layout.tiles_skipped,
+            normalisation=plan.message,
+            scale=layout.scale,
+            model=model.name,
+            model_digest=model.digest,
+        )
+        await self._process.workflows.execute(context.workflow_id, ReportPlanned(planned))
+        crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
+        attempt.note("planned", tiles_total=layout.tiles_total, tiles_without_tissue=layout.tiles_skipped)
+        cached, decode_s, engine = await self._infer(attempt, source, plan, model)
+        return replace(
+            work,
+            content_key=plan.content_key,
+            grid_width=layout.grid.width,
+            grid_height=layout.grid.height,
+            tile_size=layout.grid.tile_size,
+            halo=layout.grid.halo,
+            scale=layout.scale,
+            tiles_total=layout.tiles_total,
+            tiles_skipped=layout.tiles_skipped,
+            tiles_cached=cached,
+            model=model.name,
+            model_digest=model.digest,
+            normalisation=plan.message,
+            stage_seconds=(*work.stage_seconds, _stage("plan", plan.seconds), _stage("decode", decode_s)),
+            notes=(*context.slide.notes, *layout.notes, *plan.notes),
+            engine=engine,
+        )
+
+    async def _model(self, context: JobContext, source: SlideSource) -> Model:
+        """The model for this job; raises for slides and wishes that it does not fit."""
+        parameters = context.spec.parameters
         if context.slide.stain == Stain.FLUORESCENCE:
             raise UnsuitableSlide("This is a fluorescence slide; the model knows brightfield H&E only.")
         if source.mpp is None:
@@ -98,61 +171,58 @@ class PlanHandler:
         model_name = self._settings.instanseg_model
         if parameters is not None and parameters.model not in (None, model_name):
             raise UnknownModel(f"This server runs the model '{model_name}'; choose it, or leave `model` out.")
-        model = await asyncio.to_thread(load_model, model_name)
-        plan = await self._decoders.call(
-            plan_tiles,
+        return await asyncio.to_thread(load_model, model_name)
+
+    async def _tile_plan(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, model: Model) -> TilePlan:
+        context = attempt.context
+        parameters = context.spec.parameters or JobParameters()
+        given = parameters.normalisation
+        layout = await self._decoders.call(
+            lay_out,
             source,
             tissue.tissue_key,
-            model_name,
-            (parameters and parameters.tile_size) or self._settings.tile_size,
-            self._settings.tile_overlap if parameters is None or parameters.halo is None else parameters.halo,
-            SAMPLES[context.spec.type],
+            model,
+            parameters.tile_size or self._settings.tile_size,
+            self._settings.tile_overlap if parameters.halo is None else parameters.halo,
+            0 if given else SAMPLES[context.spec.type],
+            Region.like(parameters.region),
             self._results_root,
         )
-        normalisation = Normalisation(low=plan.low, high=plan.high)
-        planned = JobPlanned(
-            job_id=attempt.job_id,
-            attempt=attempt.attempt,
-            tiles_total=plan.tiles_total,
-            tiles_skipped=plan.tiles_skipped,
+        seconds = layout.seconds
+        notes: tuple[str, ...] = ()
+        if given is not None:
+            normalisation, notes = given_normalisation(given), (GIVEN_NORMALISATION,)
+        else:
+            # A few tiles at a time: whoever else plans or decodes must not wait for all of them.
+            histogram = Histogram.empty()
+            few = batch_limit(SAMPLED_AT_ONCE, SAMPLED_TILE, layout.grid.tile_size)
+            for start in range(0, len(layout.samples), few):
+                chosen = layout.samples[start : start + few]
+                some, took = await self._decoders.call(sample_tiles, source, model.mpp, layout.grid, chosen)
+                histogram, seconds = histogram + some, seconds + took
+            normalisation = Normalisation.from_histogram(histogram, model.percentiles)
+        return TilePlan(
+            layout=layout,
             normalisation=normalisation,
-            scale=plan.scale,
-            model=model.name,
-            model_digest=model.digest,
-        )
-        await self._process.workflows.execute(context.workflow_id, ReportPlanned(planned))
-        cached, decode_s, engine = await self._infer(attempt, source, plan, model, normalisation)
-        return replace(
-            work,
-            content_key=plan.content_key,
-            grid_width=plan.width,
-            grid_height=plan.height,
-            tile_size=plan.tile_size,
-            halo=plan.halo,
-            scale=plan.scale,
-            tiles_total=plan.tiles_total,
-            tiles_skipped=plan.tiles_skipped,
-            tiles_cached=cached,
-            model=model.name,
-            model_digest=model.digest,
-            normalisation=normalisation,
-            stage_seconds=(*work.stage_seconds, _stage("plan", plan.seconds), _stage("decode", decode_s)),
-            notes=(*context.slide.notes, *plan.notes),
-            engine=engine,
+            content_key=results_key(source, model, layout, normalisation),
+            seconds=seconds,
+            notes=notes,
         )
 
     async def _infer(
-        self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model, normalisation: Normalisation
+        self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model
     ) -> tuple[int, float, str]:
         """Bring every wanted tile through inference; return cached tiles, seconds of decoding, engine."""
-        context, bus = attempt.context, self._process.bus
-        parameters = context.spec.parameters
+        context, bus, layout = attempt.context, self._process.bus, plan.layout
+        wish = (context.spec.parameters and context.spec.parameters.batch_size) or 0
         decode_s = 0.0
+        milestones = Milestones(attempt, len(layout.wanted))
 
         def progress(done: int, cells: int) -> None:
             attempt.progress = Progress(
-                tiles_total=plan.tiles_total, tiles_processed=done, tiles_skipped=plan.tiles_skipped, cells=cells
+                tiles_total=layout.tiles_total, tiles_processed=done, tiles_skipped=layout.tiles_skipped, cells=cells
             )
+            milestones.tell(done, cells)
 
         async def decode(addresses: Sequence[Address]) -> InferWork:
             nonlocal decode_s
@@ -161,11 +231,11 @@ class PlanHandler:
                 decode_tiles,
                 source,
                 model.mpp,
-                plan,
+                layout.grid,
                 tuple(addresses),
                 attempt.job_id,
                 attempt.attempt,
-                self._pixel_root,
+                self._settings.tile_store_dir,
             )
             decode_s += seconds
             refs = zip(addresses, keys, strict=True)
@@ -177,23 +247,25 @@ class PlanHandler:
                 model=model.name,
                 model_digest=model.digest,
                 content_key=plan.content_key,
-                grid_width=plan.width,
-                grid_height=plan.height,
-                tile_size=plan.tile_size,
-                halo=plan.halo,
-                normalisation=normalisation,
-                batch_size=(parameters and parameters.batch_size) or 0,
+                grid_width=layout.grid.width,
+                grid_height=layout.grid.height,
+                tile_size=layout.grid.tile_size,
+                halo=layout.grid.halo,
+                normalisation=plan.message,
+                batch_size=wish,
                 tiles=tuple(TileRef(row=row, column=column, pixels=key) for (row, column), key in refs),
             )
 
+        # A message never holds more work than the operator's batch, whatever the job wishes: credit counts messages.
+        most = min(wish or self._settings.batch_size, self._settings.batch_size)
         feeder = Feeder(
             bus,
             subjects.work_infer(model.digest),
             attempt.job_id,
             attempt.attempt,
             handling=attempt.handling,
-            credit=self._settings.credit,
-            batch_size=(parameters and parameters.batch_size) or self._settings.batch_size,
+            share=lambda: self._shares.of(attempt.job_id),
+            batch_size=batch_limit(most, self._settings.tile_size, layout.grid.tile_size),
             stalled_s=self._settings.stalled_seconds,
             progress=progress,
         )
@@ -206,12 +278,13 @@ class PlanHandler:
             await asyncio.to_thread(self._pixels.discard_prefix, attempt_prefix(attempt.job_id, earlier))
         telling = asyncio.create_task(self._tell(attempt))
         try:
-            cached = await feeder.feed(
-                plan.wanted,
-                decode,
-                lambda: asyncio.to_thread(self._results.known, plan.content_key),
-                lambda addresses: asyncio.to_thread(finished, addresses),
-            )
+            with self._shares.feeding(attempt.job_id, context.user_id):
+                cached = await feeder.feed(
+                    layout.wanted,
+                    decode,
+                    lambda: asyncio.to_thread(self._results.known, plan.content_key),
+                    lambda addresses: asyncio.to_thread(finished, addresses),
+                )
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
@@ -227,10 +300,6 @@ class PlanHandler:
                 told = attempt.progress
                 await tell_progress(self._process.bus, attempt, "infer")
             await asyncio.sleep(TELL_S)
-
-    @property
-    def _pixel_root(self) -> Path:
-        return self._settings.tile_store_dir
 
     def _source(self, context: JobContext) -> tuple[SlideSource, MppSource]:
         """The slide as this job reads it: what the job's parameters say of its pixels comes first."""

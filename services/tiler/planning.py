@@ -12,18 +12,20 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from microtome.contracts import messages
 from microtome.errors import InvalidRequest
-from microtome.segmentation.grid import Grid
-from microtome.segmentation.model import load_model
-from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.grid import Grid, Tile
+from microtome.segmentation.model import Model
+from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import pad_reflect
-from microtome.segmentation.run import content_key, sample_histogram
+from microtome.segmentation.run import content_key, sample_histogram, spread
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
 from microtome.tissue.mask import find_tissue
+from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
-from microtome.tissue.tiles import tiles_with_tissue
+from microtome.tissue.tiles import tiles_of, tiles_with_tissue
 
 # Raise it when the mask of the same slide would come out differently.
 _TISSUE_ALGORITHM = 1
@@ -52,18 +54,17 @@ class TissuePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TilePlan:
-    """The tiles of a segmentation. `wanted`: (row, column) of the tiles whose core, grown by the halo, has tissue."""
+class Layout:
+    """A job's tiles by (row, column), before its normalisation is known.
 
-    content_key: str
-    width: int
-    height: int
-    tile_size: int
-    halo: int
+    `wanted`: those of its region whose core, grown by the halo, has tissue. `samples`: those on which the slide's
+    normalisation is measured, wherever the region lies: a region has the cells of the whole slide.
+    """
+
+    grid: Grid
     tiles_total: int
     wanted: tuple[tuple[int, int], ...]
-    low: tuple[float, float, float]
-    high: tuple[float, float, float]
+    samples: tuple[tuple[int, int], ...]
     # Level-0 pixels per model pixel.
     scale: float
     notes: tuple[str, ...]
@@ -73,6 +74,22 @@ class TilePlan:
     def tiles_skipped(self) -> int:
         """Tiles without tissue."""
         return self.tiles_total - len(self.wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilePlan:
+    """All that a segmentation's tiles depend on. `seconds`: wall seconds that finding it out took."""
+
+    layout: Layout
+    normalisation: Normalisation
+    content_key: str
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def message(self) -> messages.Normalisation:
+        """The normalisation as messages carry it."""
+        return messages.Normalisation(low=self.normalisation.low, high=self.normalisation.high)
 
 
 def warm_up() -> None:
@@ -92,16 +109,22 @@ def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
     return TissuePlan(tissue_key=key, seconds=time.perf_counter() - began)
 
 
-def plan_tiles(
-    source: SlideSource, tissue_key: str, model_name: str, tile_size: int, halo: int, samples: int, results: Path
-) -> TilePlan:
-    """Lay the grid, skip glass, measure the normalisation on at most `samples` tiles.
+def lay_out(
+    source: SlideSource,
+    tissue_key: str,
+    model: Model,
+    tile_size: int,
+    halo: int,
+    samples: int,
+    region: Region | None,
+    results: Path,
+) -> Layout:
+    """Lay the grid, skip glass, choose at most `samples` tiles for the normalisation.
 
     Raises `UnknownMpp`, `UnreadableSlide`, `ResultGone` without the tissue mask, `ConfigurationError` for a grid
-    without cores, and `InvalidRequest` for a halo with which tiles would not join exactly.
+    without cores, and `InvalidRequest` for a halo with which tiles would not join exactly or a region off the slide.
     """
     began = time.perf_counter()
-    model = load_model(model_name)
     if halo < model.halo_min:
         raise InvalidRequest(
             f"Model '{model.name}' sees {model.halo_min} pixels around each pixel; with a halo of {halo}, cells at "
@@ -109,36 +132,50 @@ def plan_tiles(
         )
     reader = open_cached(source.path, source.mpp, model.mpp)
     mask = ResultStore(results).mask(tissue_key)
-    grid = Grid(reader.width, reader.height, tile_size, halo)
-    wanted = tiles_with_tissue(grid, mask, reader.scale[0])
-    normalisation = Normalisation.from_histogram(sample_histogram(reader, wanted, samples), model.percentiles)
-    parameters = {
-        "scale": reader.scale,
-        "tile_size": tile_size,
-        "halo": halo,
-        "normalisation": asdict(normalisation),
-        "tenant": source.tenant,
-    }
-    return TilePlan(
-        content_key=content_key(source.sha256, model, parameters),
-        width=reader.width,
-        height=reader.height,
-        tile_size=tile_size,
-        halo=halo,
-        tiles_total=len(grid),
-        wanted=tuple((tile.row, tile.column) for tile in wanted),
-        low=normalisation.low,
-        high=normalisation.high,
-        scale=reader.scale[0],
+    grid, scale = Grid(reader.width, reader.height, tile_size, halo), reader.scale[0]
+    everywhere = tiles_with_tissue(grid, mask, scale)
+    wanted, total = everywhere, len(grid)
+    if region is not None:
+        region.check_on(mask.level0_width, mask.level0_height)
+        wanted = [tile for tile in everywhere if region.meets(tile.core, scale)]
+        total = sum(1 for _ in tiles_of(grid, scale, region))
+    return Layout(
+        grid=grid,
+        tiles_total=total,
+        wanted=_addresses(wanted),
+        samples=_addresses(spread(everywhere, samples)),
+        scale=scale,
         notes=reader.notes,
         seconds=time.perf_counter() - began,
     )
 
 
+def sample_tiles(
+    source: SlideSource, model_mpp: float, grid: Grid, addresses: tuple[tuple[int, int], ...]
+) -> tuple[Histogram, float]:
+    """Count the intensities of some tiles' cores; return them and the wall seconds it took."""
+    began = time.perf_counter()
+    reader = open_cached(source.path, source.mpp, model_mpp)
+    histogram = sample_histogram(reader, (grid.tile(*address) for address in addresses), len(addresses))
+    return histogram, time.perf_counter() - began
+
+
+def results_key(source: SlideSource, model: Model, layout: Layout, normalisation: Normalisation) -> str:
+    """Return the content key of the job's tiles. Jobs on regions of one slide share it: their tiles are the same."""
+    parameters = {
+        "scale": (layout.scale, layout.scale),
+        "tile_size": layout.grid.tile_size,
+        "halo": layout.grid.halo,
+        "normalisation": asdict(normalisation),
+        "tenant": source.tenant,
+    }
+    return content_key(source.sha256, model, parameters)
+
+
 def decode_tiles(
     source: SlideSource,
     model_mpp: float,
-    plan: TilePlan,
+    grid: Grid,
     addresses: tuple[tuple[int, int], ...],
     job_id: str,
     attempt: int,
@@ -147,7 +184,6 @@ def decode_tiles(
     """Decode tiles into the tile store; return their keys and the wall seconds it took."""
     began = time.perf_counter()
     reader = open_cached(source.path, source.mpp, model_mpp)
-    grid = Grid(plan.width, plan.height, plan.tile_size, plan.halo)
     pixels = LocalPixelStore(store)
     keys = []
     for row, column in addresses:
@@ -155,6 +191,10 @@ def decode_tiles(
         pixels.put(key, pad_reflect(reader, grid.tile(row, column).padded))
         keys.append(key)
     return tuple(keys), time.perf_counter() - began
+
+
+def _addresses(tiles: list[Tile]) -> tuple[tuple[int, int], ...]:
+    return tuple((tile.row, tile.column) for tile in tiles)
 
 
 def _tissue_key(source: SlideSource) -> str:

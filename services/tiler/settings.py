@@ -12,7 +12,8 @@ from microtome.settings import EngineSettings
 class TilerSettings(EngineSettings):
     """Adds how many slides and tiles are under way at once."""
 
-    # Batches of tiles that one job may have outstanding: bounds memory, keeps a huge slide from starving a small one.
+    # Batches of tiles that one user may have outstanding, in all jobs together: bounds memory, and keeps one user's
+    # slides from starving another's.
     credit: int = Field(default=4, ge=1, le=256)
     # A job none of whose tiles finished for so long sends its outstanding batches again: the queue may have been wiped.
     stalled_seconds: float = Field(default=45, ge=1, le=3600)

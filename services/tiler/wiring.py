@@ -14,6 +14,7 @@ from services.tiler.clearing import clear_tile_store
 from services.tiler.decoders import Decoders
 from services.tiler.handler import PlanHandler
 from services.tiler.settings import TilerSettings
+from services.tiler.sharing import Shares
 
 
 async def serve(stop: asyncio.Event) -> None:
@@ -21,11 +22,12 @@ async def serve(stop: asyncio.Event) -> None:
     settings = TilerSettings.from_environment()
     # Better no tiler than one that fails every job.
     load_model(settings.instanseg_model).require_halo(settings.tile_overlap)
-    async with connected("tiler", settings) as process:
+    async with connected("tiler", settings, warms_up=True) as process:
         metrics = WorkerMetrics(process.registry)
         decoders = Decoders(settings.decoders)
         await decoders.start()
-        handler = PlanHandler(process, settings, decoders)
+        shares = Shares(settings.credit, process.queries, process.leases)
+        handler = PlanHandler(process, settings, decoders, shares)
         await clear_tile_store(process.queries, settings.tile_store_dir)
 
         async def handle(delivery: Delivery) -> None:
@@ -37,8 +39,9 @@ async def serve(stop: asyncio.Event) -> None:
             await handler.on_dead(delivery, error)
 
         worker = await process.bus.consume(PLAN, handle, concurrency=settings.tiler_jobs, on_dead=on_dead)
+        process.ready()
         try:
-            await until(stop, worker.wait())
+            await until(stop, worker.wait(), shares.look_for_ever())
         finally:
             # Jobs last longer than any grace; the next attempt resumes them.
             await worker.stop(grace_s=1.0)

@@ -14,6 +14,7 @@ import shapely
 from PIL import Image
 
 from microtome.contracts.messages import JobType, MergeWork, MppSource, Normalisation, SlideRegistered, StageSeconds
+from microtome.errors import SlideGone
 from microtome.segmentation.cells import write_cells
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid
@@ -25,6 +26,7 @@ from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import write_synthetic_slide
 from microtome.tilestore import ResultGone, ResultStore
 from microtome.tissue.mask import find_tissue
+from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
 from microtome.tissue.tiles import tiles_with_tissue
 from services.merger.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS, Order, make_artifacts
@@ -87,7 +89,7 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Segmented:
         engine=engine.name,
     )
     slide = SlideRegistered(slide_id="slide", user_id="alice", sha256="0" * 64, width=2600, height=900, mpp=None)
-    order = Order(work=work, job_type=JobType.SEGMENT_CELLS, slide=slide, slide_path=path, results=results)
+    order = Order(work=work, job_type=JobType.SEGMENT_CELLS, slide=slide, slide_path=path, results=results, region=None)
     return Segmented(order, frozenset(seeds))
 
 
@@ -140,7 +142,7 @@ def test_pictures_and_summary(segmented: Segmented, folder: Path) -> None:
     for width, height in sizes.values():
         assert width / height == pytest.approx(2600 / 900, rel=0.02)
     summary = json.loads((folder / "summary.json").read_text())
-    assert [name for name, value in summary.items() if value is None] == []
+    assert [name for name, value in summary.items() if value is None] == ["region"]
     assert summary["cells"] == result.cells
     assert summary["cells_per_mm2"] == pytest.approx(result.cells / summary["tissue_mm2"], rel=1e-3)
     assert summary["tiles_processed"] + summary["tiles_skipped"] == summary["tiles_total"]
@@ -159,6 +161,59 @@ def test_the_same_results_make_the_same_files(segmented: Segmented, folder: Path
     for path in once.iterdir():
         if path.name != "summary.json":  # which says how long it took
             assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_regions_that_partition_a_slide_partition_its_cells(segmented: Segmented, folder: Path) -> None:
+    """And each cell of a region is the very cell of the whole slide, whatever tile the border runs through."""
+    whole = folder / "whole"
+    whole.mkdir()
+    everything = make_artifacts(segmented.order, whole, lambda _tiles, _cells: None)
+    rows = {row["id"]: row for row in pq.read_table(whole / "cells.parquet").to_pylist()}
+    found: dict[str, dict[str, object]] = {}
+    tissue = 0.0
+    for number, (x, width) in enumerate(((0, 777), (777, 1000), (1777, 823))):
+        part = folder / str(number)
+        part.mkdir()
+        region = Region(x, 0, width, 900)
+        result = make_artifacts(replace(segmented.order, region=region), part, lambda _tiles, _cells: None)
+        mine = pq.read_table(part / "cells.parquet").to_pylist()
+        assert result.cells == len(mine) > 10
+        assert all(x <= (row["seed_x"] + 0.5) * segmented.order.work.scale < x + width for row in mine)
+        assert not found.keys() & {row["id"] for row in mine}
+        found |= {row["id"]: row for row in mine}
+        tissue += result.tissue_mm2 or 0.0
+        summary = json.loads((part / "summary.json").read_text())
+        assert summary["region"] == {"x": x, "y": 0, "width": width, "height": 900}
+        assert any("part of the slide" in note for note in summary["notes"])
+        with Image.open(part / "tissue_mask.png") as picture, Image.open(whole / "tissue_mask.png") as all_of_it:
+            assert picture.size == all_of_it.size
+    assert found == rows
+    assert everything.tissue_mm2 == pytest.approx(tissue, abs=3e-6)
+
+
+def test_a_tissue_job_on_a_region_tells_the_regions_tissue(segmented: Segmented, folder: Path) -> None:
+    mask = segmented.order.results.mask(TISSUE)
+    region = Region(500, 100, 640, 480)
+    order = replace(segmented.order, job_type=JobType.TISSUE_MASK, region=region)
+    result = make_artifacts(order, folder, lambda _tiles, _cells: None)
+    summary = json.loads((folder / "summary.json").read_text())
+    with Image.open(folder / "tissue_mask.png") as picture:
+        bits = np.asarray(picture)
+    step = mask.downsample[0]
+    rows, columns = (slice(*(round(edge / step) for edge in span)) for span in ((100, 580), (500, 1140)))
+    outside = bits.copy()
+    outside[rows, columns] = False
+    assert not outside.any()
+    assert bits[rows, columns].any()
+    assert summary["tissue_fraction"] == pytest.approx(bits[rows, columns].mean(), rel=0.05)
+    assert result.tissue_mm2 == pytest.approx(bits.sum() * (MPP * step / 1000) ** 2, rel=1e-3)
+
+
+def test_a_slide_that_was_deleted_is_called_so(segmented: Segmented, folder: Path) -> None:
+    order = replace(segmented.order, slide_path=folder / "gone" / "slide.tif")
+    with pytest.raises(SlideGone) as gone:
+        make_artifacts(order, folder, lambda _tiles, _cells: None)
+    assert (gone.value.code, gone.value.transient) == ("slide-deleted", False)
 
 
 def test_a_tissue_job_has_no_cells(segmented: Segmented, folder: Path) -> None:

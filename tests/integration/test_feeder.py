@@ -44,7 +44,7 @@ class Stage:
             "job",
             1,
             handling="job:1:x",
-            credit=credit,
+            share=lambda: credit,
             batch_size=batch_size,
             stalled_s=stalled_s,
             progress=lambda _done, _cells: None,

@@ -8,13 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microtome.segmentation.grid import Grid
+from microtome.errors import InvalidRequest
 from microtome.segmentation.model import load_model
+from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.reading import pad_reflect
+from microtome.segmentation.run import sample_histogram
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import write_synthetic_slide
 from microtome.tilestore import LocalPixelStore, ResultStore
-from services.tiler.planning import SlideSource, TilePlan, decode_tiles, plan_tiles, plan_tissue
+from microtome.tissue.region import Region
+from services.tiler.planning import (
+    Layout,
+    SlideSource,
+    decode_tiles,
+    lay_out,
+    plan_tissue,
+    results_key,
+    sample_tiles,
+)
+
+MODEL = load_model("embedded")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +37,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> SlideSource:
     return SlideSource(tenant="alice", path=path, sha256="a" * 64, mpp=0.5)
 
 
-def planned(source: SlideSource, results: Path) -> TilePlan:
-    return plan_tiles(source, plan_tissue(source, results).tissue_key, "embedded", 512, 96, 4, results)
+def planned(source: SlideSource, results: Path, region: Region | None = None) -> tuple[Layout, str]:
+    """The tiles and their content key."""
+    layout = lay_out(source, plan_tissue(source, results).tissue_key, MODEL, 512, 96, 4, region, results)
+    histogram, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
+    return layout, results_key(source, MODEL, layout, Normalisation.from_histogram(histogram, MODEL.percentiles))
 
 
 def test_a_damaged_tissue_mask_is_found_anew(source: SlideSource, tmp_path: Path) -> None:
@@ -43,20 +59,46 @@ def test_a_damaged_tissue_mask_is_found_anew(source: SlideSource, tmp_path: Path
 
 
 def test_tenants_share_nothing(source: SlideSource, tmp_path: Path) -> None:
-    mine = planned(source, tmp_path)
-    again = planned(source, tmp_path)
-    theirs = planned(replace(source, tenant="bob"), tmp_path)
-    assert again.content_key == mine.content_key
-    assert theirs.content_key != mine.content_key
+    mine, my_key = planned(source, tmp_path)
+    _, again = planned(source, tmp_path)
+    theirs, their_key = planned(replace(source, tenant="bob"), tmp_path)
+    assert again == my_key
+    assert their_key != my_key
     assert theirs.wanted == mine.wanted
     assert len(list((tmp_path / "tissue").glob("*.npz"))) == 2
 
 
 def test_tiles_are_decoded_as_the_bare_engine_reads_them(source: SlideSource, tmp_path: Path) -> None:
-    plan = planned(source, tmp_path / "results")
-    model = load_model("embedded")
-    keys, _ = decode_tiles(source, model.mpp, plan, plan.wanted, "job", 1, tmp_path / "pixels")
-    store, reader = LocalPixelStore(tmp_path / "pixels"), SlideReader(source.path, source.mpp, model.mpp)
-    grid = Grid(plan.width, plan.height, plan.tile_size, plan.halo)
-    for key, (row, column) in zip(keys, plan.wanted, strict=True):
-        assert np.array_equal(store.get(key), pad_reflect(reader, grid.tile(row, column).padded))
+    layout, _ = planned(source, tmp_path / "results")
+    keys, _ = decode_tiles(source, MODEL.mpp, layout.grid, layout.wanted, "job", 1, tmp_path / "pixels")
+    store, reader = LocalPixelStore(tmp_path / "pixels"), SlideReader(source.path, source.mpp, MODEL.mpp)
+    for key, (row, column) in zip(keys, layout.wanted, strict=True):
+        assert np.array_equal(store.get(key), pad_reflect(reader, layout.grid.tile(row, column).padded))
+
+
+def test_a_normalisation_measured_in_pieces_is_the_slides(source: SlideSource, tmp_path: Path) -> None:
+    layout, _ = planned(source, tmp_path)
+    assert len(layout.samples) == 4
+    whole, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
+    one, other = (
+        sample_tiles(source, MODEL.mpp, layout.grid, layout.samples[part])[0] for part in (slice(1), slice(1, 4))
+    )
+    assert ((one + other).counts == whole.counts).all()
+    reader = SlideReader(source.path, source.mpp, MODEL.mpp)
+    wanted = [layout.grid.tile(*address) for address in layout.wanted]
+    assert (whole.counts == sample_histogram(reader, wanted, 4).counts).all()
+
+
+def test_a_region_has_tiles_of_the_slides_grid_and_shares_their_results(source: SlideSource, tmp_path: Path) -> None:
+    everything, key = planned(source, tmp_path)
+    # The cores of the first tiles end at 320 model pixels, which are level-0 pixels here.
+    part, its_key = planned(source, tmp_path, Region(300, 330, 100, 20))
+    assert its_key == key
+    assert part.samples == everything.samples
+    assert part.grid == everything.grid
+    assert part.wanted == ((1, 0), (1, 1))
+    assert (part.tiles_total, part.tiles_skipped) == (2, 0)
+    just_one, _ = planned(source, tmp_path, Region(320, 320, 1, 1))
+    assert just_one.wanted == ((1, 1),)
+    with pytest.raises(InvalidRequest, match="1024 x 1024"):
+        planned(source, tmp_path, Region(1024, 0, 10, 10))

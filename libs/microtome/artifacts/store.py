@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
 }
+_CHUNK = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,16 @@ class ArtifactStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, draft: Path, job_id: str, attempt: int) -> tuple[StoredArtifact, ...]:
-        """Make every file of `draft` visible as the artifacts of this attempt, sorted by name."""
-        artifacts = tuple(_describe(path) for path in sorted(draft.iterdir()))
+    def publish(
+        self, draft: Path, job_id: str, attempt: int, go_on: Callable[[], None] = lambda: None
+    ) -> tuple[StoredArtifact, ...]:
+        """Make every file of `draft` visible as the artifacts of this attempt, sorted by name.
+
+        `go_on()` is called every few megabytes until shortly before the rename; what it raises ends everything.
+        """
+        artifacts = tuple(_describe(path, go_on) for path in sorted(draft.iterdir()))
         _sync(draft)
+        go_on()
         target = self._root / job_id / str(attempt)
         if target.exists():
             replaced = target.with_name(f".replaced-{uuid.uuid4().hex}")
@@ -86,15 +93,18 @@ class ArtifactStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _describe(path: Path) -> StoredArtifact:
+def _describe(path: Path, go_on: Callable[[], None]) -> StoredArtifact:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            go_on()
         os.fsync(file.fileno())
     return StoredArtifact(
         name=path.name,
         media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
         size_bytes=path.stat().st_size,
-        sha256=digest,
+        sha256=digest.hexdigest(),
     )
 
 

@@ -24,6 +24,8 @@ class Summary:
     tissue_fraction: float
     stage_seconds: dict[str, float]
     notes: tuple[str, ...]
+    # Level-0 pixels: x, y, width, height of the part that the job is about; None: the whole slide.
+    region: dict[str, int] | None = None
     # Only of a segmentation:
     cells: int | None = None
     cells_per_mm2: float | None = None

@@ -21,6 +21,7 @@ from microtome.bus import subjects
 from microtome.bus.headers import CloudEvent
 from microtome.contracts.codec import to_bytes, type_name
 from microtome.contracts.messages import JobStarted, Message, PlanWork
+from microtome.crashpoint import CrashPoint, crash_point
 from microtome.errors import ConfigurationError, MicrotomeError
 from microtome.eventlog.log import EventLog, StoredEvent
 from microtome.relay.checkpoint import Checkpoint
@@ -72,6 +73,7 @@ class Relay:
         for event in events:
             await self._publish(event)
         if events:
+            crash_point(CrashPoint.RELAY_AFTER_PUBLISH_BEFORE_CHECKPOINT)
             await self._checkpoint.store(events[-1].cursor)
         return len(events)
 

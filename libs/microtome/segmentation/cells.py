@@ -73,6 +73,15 @@ class TileCells:
         """Outline of one cell: int32 [k, 2] of (x, y) in half pixels."""
         return self.ring_points[self.ring_offsets[index] : self.ring_offsets[index + 1]]
 
+    def chosen(self, which: NDArray[np.bool_]) -> TileCells:
+        """Return those cells for which `which`, bool [n], is true, in the same order."""
+        lengths = np.diff(self.ring_offsets)
+        return TileCells(
+            self.row, self.column, self.seed_y[which], self.seed_x[which], self.area_px[which], self.score[which],
+            np.concatenate([[0], np.cumsum(lengths[which])]).astype(np.int32),
+            self.ring_points[np.repeat(which, lengths)], self.seconds,
+        )  # fmt: skip
+
     def with_seconds(self, seconds: Mapping[str, float]) -> TileCells:
         """Return the same cells with more stages' seconds."""
         return TileCells(

@@ -49,13 +49,18 @@ def sample_histogram(reader: RegionReader, tiles: Iterable[Tile], max_tiles: int
 
     Full-resolution pixels; the same tiles give the same histogram in any order.
     """
-    ordered = sorted(tiles, key=lambda tile: (tile.row, tile.column))
-    count = min(max_tiles, len(ordered))
     histogram = Histogram.empty()
-    for index in range(count):
-        core = ordered[(2 * index + 1) * len(ordered) // (2 * count)].core
+    for tile in spread(tiles, max_tiles):
+        core = tile.core
         histogram += Histogram.of(reader.read(core.x, core.y, core.width, core.height))
     return histogram
+
+
+def spread(tiles: Iterable[Tile], max_tiles: int) -> list[Tile]:
+    """Return at most `max_tiles` of the tiles, evenly spread, the same whatever their order."""
+    ordered = sorted(tiles, key=lambda tile: (tile.row, tile.column))
+    count = min(max_tiles, len(ordered))
+    return [ordered[(2 * index + 1) * len(ordered) // (2 * count)] for index in range(count)]
 
 
 def warm_up(model: Model) -> float:

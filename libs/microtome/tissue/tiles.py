@@ -6,14 +6,25 @@ what the merger expects. Refuses: to look at pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from microtome.segmentation.grid import Grid, Tile
 from microtome.tissue.coverage import tile_has_tissue
 from microtome.tissue.mask import TissueMask
+from microtome.tissue.region import Region
 
 
-def tiles_with_tissue(grid: Grid, mask: TissueMask, scale: float) -> list[Tile]:
-    """The tiles whose core, grown by the halo, has tissue, row by row; `scale`: level-0 pixels per model pixel."""
-    return [tile for tile in grid.tiles() if _has_tissue(tile, mask, scale, grid.halo)]
+def tiles_with_tissue(grid: Grid, mask: TissueMask, scale: float, region: Region | None = None) -> list[Tile]:
+    """The tiles whose core, grown by the halo, has tissue, row by row; `scale`: level-0 pixels per model pixel.
+
+    With a `region` only those that may own cells of it.
+    """
+    return [tile for tile in tiles_of(grid, scale, region) if _has_tissue(tile, mask, scale, grid.halo)]
+
+
+def tiles_of(grid: Grid, scale: float, region: Region | None) -> Iterator[Tile]:
+    """Yield the tiles that may own cells of the region, row by row; without one all."""
+    return (tile for tile in grid.tiles() if region is None or region.meets(tile.core, scale))
 
 
 def _has_tissue(tile: Tile, mask: TissueMask, scale: float, halo: int) -> bool:
