@@ -7,7 +7,7 @@ Refuses: to ask for rows; see `queries` and `listing`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -51,6 +51,8 @@ class WorkflowRecord:
     version: int
     # The stream's last event; later events of the log say nothing new about this workflow.
     cursor: Cursor
+    # When jobs were added that did not come with the submission, by id; known of what was read from the tables.
+    added_at: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,12 @@ class JobRecord:
 
 def workflow_record(row: asyncpg.Record, jobs: Iterable[asyncpg.Record]) -> WorkflowRecord:
     """Return the workflow of a row of `workflows` and its rows of `jobs`, which come by ordinal."""
+    read = list(jobs)
     return WorkflowRecord(
-        state=_workflow(row, map(job, jobs)), version=row["version"], cursor=Cursor(row["xid"], row["position"])
+        state=_workflow(row, map(job, read)),
+        version=row["version"],
+        cursor=Cursor(row["xid"], row["position"]),
+        added_at={each["job_id"]: each["created_at"] for each in read[row["submitted"] :]},
     )
 
 
