@@ -20,9 +20,11 @@ from services.gateway.attendance import Attendance
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
+from services.gateway.rate_limit import RateLimit
 from services.gateway.registration import Registrar
 from services.gateway.settings import GatewaySettings
 from services.gateway.showing import Showing
+from services.gateway.snapshots import Snapshots
 from services.gateway.submission import Submissions
 from services.gateway.trace import GatewayMetrics
 from services.gateway.uploads import UploadStore
@@ -46,6 +48,8 @@ class Gateway:
     artifacts: ArtifactStore
     pixels: Pixels
     hub: Hub
+    snapshots: Snapshots
+    rate_limit: RateLimit
     attendance: Attendance
     places: Places
     metrics: GatewayMetrics

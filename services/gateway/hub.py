@@ -1,213 +1,264 @@
-"""What live clients are told: one feed of events and progress, dealt out to many outboxes.
+"""What live clients are told: one tail of the log and one feed of progress, dealt out to many listeners.
 
-Promises: memory per client is bounded: of progress and snapshots only the latest waits; events wait in
-order up to a limit, beyond which the client must start anew. A change is told even if the bus lost its
-message: versions are compared with the read model every two seconds.
-Refuses: to be a source of facts; snapshots come from the read model.
+Promises: facts come from the log alone, in its order, each once, whatever the bus loses. The log is read once for all
+clients of this process. Memory is bounded: the facts of the last moments are held once for everybody, and a client
+that falls behind them reads the log at its own pace; of progress only the latest waits, per job.
+Refuses: to wait for anybody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
 
 from microtome.bus.bus import Bus
-from microtome.bus.headers import CloudEvent
-from microtome.bus.message import Message, Subscription
-from microtome.contracts.codec import from_bytes, message_type, to_json
+from microtome.bus.message import Message
+from microtome.contracts.codec import from_bytes
 from microtome.contracts.messages import JobProgress
 from microtome.errors import MicrotomeError
+from microtome.eventlog.log import START, Cursor
+from services.gateway.admission import Overloaded
+from services.gateway.facts import Fact, Facts, Interest, Topic
 
 logger = logging.getLogger(__name__)
 
-MAX_EVENTS = 512
-POLL_S = 2.0
+MAX_FACTS = 4096
+MAX_BYTES = 16 << 20
+MAX_TOLD_AT_ONCE = 32
+_MAX_PROGRESS = 256
+_PAGE = 1000
 _REMEMBERED = 10_000
 _RECONNECT_S = 1.0
+# After a wake-up an event may stay unreadable while another transaction ends, and nothing tells of that end.
+_SOON_S = 0.01
+_WAIT_S = 1.0
+# Under load one read gathers what many appended.
+_GATHER_S = 0.005
 
-Versions = Callable[[Iterable[str]], Awaitable[Mapping[str, int]]]
-Json = dict[str, Any]
+Wait = Callable[[float], Awaitable[bool]]
 
 
-class Outbox:
-    """What one client has yet to be told about one workflow, or about one job of it."""
+class Place:
+    """Room for one client, until it is given back."""
 
-    def __init__(self, workflow_id: str, job_id: str | None) -> None:
-        self.workflow_id = workflow_id
-        self.job_id = job_id
-        # Version of the workflow in the newest snapshot that was taken for this client.
-        self.shown_version = 0
-        self.overflowed = False
-        self._stale = True
-        self._events: deque[Json] = deque()
-        self._progress: dict[str, Json] = {}
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def give_back(self) -> None:
+        """Make room for another; again changes nothing."""
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+
+class Listener:
+    """What is held for one client: where it has yet to look, and the latest progress of each job."""
+
+    def __init__(self, interest: Interest) -> None:
+        self.interest = interest
+        # Number of the oldest fact that may interest it and that it has not been given; None: there is none.
+        self.due: int | None = None
+        # Something changed that a snapshot shows: facts, or what its pending jobs wait for.
+        self.stale = False
+        self.moved = False
+        self._progress: OrderedDict[str, JobProgress] = OrderedDict()
         self._wake = asyncio.Event()
+
+    def note_fact(self, number: int) -> None:
+        """There is something new from this number on."""
+        if self.due is None:
+            self.due = number
+        self.stale = True
         self._wake.set()
 
-    def add_event(self, event: Json) -> None:
-        """Queue an event; a client that is too far behind is marked instead."""
-        self._mark_stale()
-        if self.job_id is not None and event["job_id"] not in (None, self.job_id):
-            return
-        if len(self._events) >= MAX_EVENTS:
-            self.overflowed = True
-        else:
-            self._events.append(event)
+    def note_places(self) -> None:
+        """What pending jobs wait for may be different."""
+        self.moved = True
+        self._wake.set()
 
-    def add_progress(self, progress: Json) -> None:
-        """Queue how far a job is, in place of what was queued for it."""
-        if self.job_id in (None, progress["job_id"]):
-            self._progress[progress["job_id"]] = progress
+    def note_progress(self, progress: JobProgress) -> None:
+        """A job got further; what waited for it before is forgotten."""
+        if self.interest.job_id in (None, progress.job_id):
+            self._progress.pop(progress.job_id, None)
+            self._progress[progress.job_id] = progress
+            if len(self._progress) > _MAX_PROGRESS:
+                self._progress.popitem(last=False)
             self._wake.set()
 
-    def mark_stale(self) -> None:
-        """Ask for a new snapshot."""
-        self._mark_stale()
+    @property
+    def has_progress(self) -> bool:
+        """Whether some waits."""
+        return bool(self._progress)
 
-    async def take(self) -> tuple[list[Json], bool, list[Json]]:
-        """Wait until there is something; return events, whether a snapshot is due, and progress.
+    def take_progress(self) -> list[JobProgress]:
+        """The latest of each job that was not taken yet."""
+        taken = list(self._progress.values())
+        self._progress.clear()
+        return taken
 
-        What it does not return stays: one that is cancelled while it waits has taken nothing.
-        """
+    async def wait(self) -> None:
+        """Sleep until something was noted since the last wait."""
         await self._wake.wait()
         self._wake.clear()
-        events, self._events = list(self._events), deque()
-        progress, self._progress = list(self._progress.values()), {}
-        stale, self._stale = self._stale, False
-        return events, stale, progress
-
-    def _mark_stale(self) -> None:
-        self._stale = True
-        self._wake.set()
 
 
 class Hub:
-    """Feeds all outboxes of this process."""
+    """Feeds all listeners of this process."""
 
-    def __init__(self, bus: Bus, versions: Versions) -> None:
-        """`versions`: the newest version of each of some workflows, from the read model."""
+    def __init__(self, bus: Bus, facts: Facts, wait: Wait, max_clients: int) -> None:
+        """`wait(seconds)`: sleep until something may have been appended to the log."""
+        self.facts = facts
+        self.max_clients = max_clients
         self._bus = bus
-        self._versions = versions
-        self._outboxes: dict[str, set[Outbox]] = {}
-        self._progress: OrderedDict[str, JobProgress] = OrderedDict()
+        self._wait = wait
+        self._head = START
+        self._listeners: dict[Topic, set[Listener]] = {}
+        self._clients = 0
+        self._recent: list[Fact] = []
+        self._oldest = 0
+        self._bytes = 0
+        # The newest attempt heard of, per job: what an older one still says is not told.
+        self._attempts: OrderedDict[str, int] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = asyncio.Event()
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self._tasks = [
-            asyncio.create_task(self._follow(lambda: self._bus.subscribe_events("events.>"), self._on_event)),
-            asyncio.create_task(self._follow(lambda: self._bus.listen("progress.>"), self._on_progress)),
-            asyncio.create_task(self._poll()),
-        ]
+    async def start(self) -> None:
+        """Begin to listen at the end of the log. Raises `Unavailable`."""
+        self._head = await self.facts.head()
+        self._tasks = [asyncio.create_task(self._tail()), asyncio.create_task(self._follow_progress())]
 
     async def stop(self) -> None:
         """End the subscriptions."""
+        self.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def join(self, outbox: Outbox) -> None:
-        """Feed this outbox from now on."""
-        self._outboxes.setdefault(outbox.workflow_id, set()).add(outbox)
+    def close(self) -> None:
+        """Let all clients go, so that they connect elsewhere."""
+        self._closing.set()
 
-    def leave(self, outbox: Outbox) -> None:
+    async def closed(self) -> None:
+        """Wait until `close`."""
+        await self._closing.wait()
+
+    @property
+    def head(self) -> Cursor:
+        """Everything up to here was dealt out."""
+        return self._head
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return self._clients
+
+    def admit(self) -> Place:
+        """Room for one more client. Raises `Overloaded`."""
+        if self._clients >= self.max_clients:
+            raise Overloaded(f"{self._clients} live clients are connected, as many as this process takes.")
+        self._clients += 1
+        return Place(self._release)
+
+    def _release(self) -> None:
+        self._clients -= 1
+
+    def join(self, listener: Listener) -> None:
+        """Feed this listener from now on."""
+        self._listeners.setdefault(listener.interest.topic, set()).add(listener)
+
+    def leave(self, listener: Listener) -> None:
         """Feed it no more."""
-        watching = self._outboxes.get(outbox.workflow_id, set())
-        watching.discard(outbox)
-        if not watching:
-            self._outboxes.pop(outbox.workflow_id, None)
+        topic = listener.interest.topic
+        listening = self._listeners[topic]
+        listening.remove(listener)
+        if not listening:
+            del self._listeners[topic]
 
-    def progress_of(self, job_id: str) -> JobProgress | None:
-        """The last that was heard of a job."""
-        return self._progress.get(job_id)
+    def due(self, listener: Listener) -> list[Fact] | None:
+        """The next facts that may interest it, a few at a time; None when it fell behind and must read the log."""
+        if listener.due is None:
+            return []
+        if listener.due < self._oldest:
+            return None
+        start = listener.due - self._oldest
+        end = min(start + MAX_TOLD_AT_ONCE, len(self._recent))
+        listener.due = self._oldest + end if end < len(self._recent) else None
+        return self._recent[start:end]
 
     def places_changed(self) -> None:
         """Somewhere a job started or a seat changed hands: what pending jobs wait for may be different."""
-        for outbox in self._all():
-            outbox.mark_stale()
+        for listening in self._listeners.values():
+            for listener in listening:
+                listener.note_places()
 
-    def _all(self) -> list[Outbox]:
-        return [outbox for watching in self._outboxes.values() for outbox in watching]
-
-    async def _follow(
-        self, subscribe: Callable[[], Awaitable[Subscription]], handle: Callable[[Message], None]
-    ) -> None:
+    async def _tail(self) -> None:
+        pause = _SOON_S
         while True:
             try:
-                async with await subscribe() as subscription:
-                    # What happened while nobody listened is in the read model.
-                    self.places_changed()
+                if await self._read():
+                    pause = _SOON_S
+                    await asyncio.sleep(_GATHER_S)
+                elif await self._wait(pause):
+                    pause = _SOON_S
+                else:
+                    pause = min(2 * pause, _WAIT_S)
+            except MicrotomeError as error:
+                logger.warning("no live facts for now: %s", error.detail)
+                await asyncio.sleep(_RECONNECT_S)
+            except Exception:
+                logger.exception("no live facts for now")
+                await asyncio.sleep(_RECONNECT_S)
+
+    async def _read(self) -> bool:
+        head, count, found = await self.facts.page(self._head, _PAGE, self._listeners.__contains__)
+        for topics, fact in found:
+            self._deal(topics, fact)
+        self._head = head
+        return count > 0
+
+    def _deal(self, topics: Iterable[Topic], fact: Fact) -> None:
+        number = self._oldest + len(self._recent)
+        for topic in topics:
+            for listener in self._listeners.get(topic, ()):
+                listener.note_fact(number)
+        self._recent.append(fact)
+        self._bytes += len(fact.message)
+        if len(self._recent) > MAX_FACTS or self._bytes > MAX_BYTES:
+            # A quarter at a time, so that forgetting costs next to nothing per fact.
+            forgotten = max(1, len(self._recent) // 4)
+            self._bytes -= sum(len(old.message) for old in self._recent[:forgotten])
+            del self._recent[:forgotten]
+            self._oldest += forgotten
+
+    async def _follow_progress(self) -> None:
+        while True:
+            try:
+                async with await self._bus.listen("progress.>") as subscription:
                     async for message in subscription:
                         try:
-                            handle(message)
+                            self._on_progress(message)
                         except MicrotomeError:
                             logger.warning("a message on %s cannot be read", message.subject, exc_info=True)
                         except Exception:
                             logger.exception("a message on %s cannot be dealt out", message.subject)
             except MicrotomeError as error:
-                logger.warning("no live messages for now: %s", error.detail)
+                logger.warning("no live progress for now: %s", error.detail)
             except Exception:
-                logger.exception("no live messages for now")
+                logger.exception("no live progress for now")
             await asyncio.sleep(_RECONNECT_S)
-
-    def _on_event(self, message: Message) -> None:
-        tokens = message.subject.split(".")
-        if len(tokens) != 5 or tokens[2] != "workflow":
-            return
-        watching = self._outboxes.get(tokens[3])
-        if not watching:
-            return
-        about = CloudEvent.from_headers(message.headers)
-        data = to_json(from_bytes(message_type(tokens[4]), message.payload))
-        event = {
-            "kind": "event",
-            "position": "{}:{}".format(*about.cursor) if about.cursor else None,
-            "type": tokens[4],
-            "job_id": data.get("jobId"),
-            "at": about.time,
-            "data": data,
-        }
-        for outbox in watching:
-            outbox.add_event(event)
 
     def _on_progress(self, message: Message) -> None:
         progress = from_bytes(JobProgress, message.payload)
-        known = self._progress.get(progress.job_id)
-        if known is not None and known.attempt > progress.attempt:
+        if self._attempts.get(progress.job_id, 0) > progress.attempt:
             return
-        self._progress[progress.job_id] = progress
-        self._progress.move_to_end(progress.job_id)
-        if len(self._progress) > _REMEMBERED:
-            self._progress.popitem(last=False)
-        for outbox in self._outboxes.get(progress.workflow_id, ()):
-            outbox.add_progress(
-                {
-                    "kind": "progress",
-                    "job_id": progress.job_id,
-                    "attempt": progress.attempt,
-                    "stage": progress.stage,
-                    "tiles_processed": progress.tiles_processed,
-                    "tiles_total": progress.tiles_total,
-                    "tiles_skipped": progress.tiles_skipped,
-                    "cells": progress.cells,
-                }
-            )
-
-    async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            if not self._outboxes:
-                continue
-            try:
-                newest = await self._versions(list(self._outboxes))
-            except MicrotomeError as error:
-                logger.info("whether something changed is unknown: %s", error.detail)
-            except Exception:
-                logger.exception("whether something changed is unknown")
-            else:
-                for outbox in self._all():
-                    if newest.get(outbox.workflow_id, 0) > outbox.shown_version:
-                        outbox.mark_stale()
+        self._attempts[progress.job_id] = progress.attempt
+        self._attempts.move_to_end(progress.job_id)
+        if len(self._attempts) > _REMEMBERED:
+            self._attempts.popitem(last=False)
+        _, user_id, workflow_id, _ = message.subject.split(".")
+        topics: tuple[Topic, ...] = (("workflow", workflow_id), ("user", user_id))
+        for topic in topics:
+            for listener in self._listeners.get(topic, ()):
+                listener.note_progress(progress)

@@ -1,110 +1,239 @@
-"""Live websockets: a snapshot first, then every change.
+"""Live views: websockets and server-sent events of a workflow, a job, or everything of a user.
 
-Promises: what a client sees converges to the facts whatever is lost on the way; a slow client costs bounded memory
-and is sent away (1013) rather than kept up with; a client that leaves leaves quietly.
-Refuses: other users' workflows (closed with 4404) and connections without a user (4401).
+Promises: what a client sees converges to the facts whatever is lost on the way; one that says where it left off gets
+every fact since then exactly once; a client that leaves leaves quietly.
+Refuses: other users' workflows, connections without a user, positions that the log has not reached, and one client
+more than the process takes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
-import orjson
-from fastapi import APIRouter, Header, Query, WebSocket
-from pydantic import BaseModel
+from fastapi import APIRouter, Header, Query, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from microtome.errors import MicrotomeError, NotFound, Unavailable
-from services.gateway.context import Gateway, LiveContext
-from services.gateway.hub import Outbox
-from services.gateway.user import InvalidUser, UserRequired, checked_user
+from microtome.errors import Conflict, InvalidRequest, MicrotomeError, NotFound
+from microtome.eventlog.log import Cursor
+from services.gateway import problems
+from services.gateway.admission import Overloaded
+from services.gateway.context import Context, Gateway, LiveContext
+from services.gateway.facts import Interest
+from services.gateway.hub import Listener
+from services.gateway.sse import EventStream, SseVoice
+from services.gateway.teller import Teller, Voice
+from services.gateway.user import InvalidUser, LinkUser, UserRequired, checked_user
 
-router = APIRouter()
+router = APIRouter(tags=["live"])
 
+BAD_REQUEST = 4400
 NO_USER = 4401
 NOT_FOUND = 4404
-RESYNC = 1013
-_SEND_S = 20.0
-# Proxies and pages give up connections on which nothing is heard.
-_HEARTBEAT_S = 20.0
-# Between snapshots at least this long, and at least as long as several of them take to make.
-_PAUSE_S = 0.1
-_PAUSE_FACTOR = 4
+NO_SUCH_POSITION = 4409
+TRY_AGAIN = 1013
 
-Snapshot = Callable[[], Awaitable[tuple[str, BaseModel, int]]]
 _UserHeader = Annotated[str | None, Header(alias="X-User-ID")]
 _UserQuery = Annotated[str | None, Query()]
+_After = Annotated[
+    str | None,
+    Query(max_length=64, description="xid:position of the last event that you have; what came after it is told first."),
+]
+_LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", max_length=64, description="As `after`, and stronger; browsers send it.")
+]
+_EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events `snapshot`, `event` and `progress`; the id of an `event` is its position.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("/workflows/{workflow_id}/live", summary="Follow a workflow", responses=_EVENT_STREAM)
+async def follow_workflow(
+    workflow_id: str,
+    user: LinkUser,
+    gateway: Context,
+    after: _After = None,
+    last_event_id: _LastEventId = None,
+) -> Response:
+    """Tell all that happens to one workflow, as server-sent events."""
+    return await _stream(gateway, await _workflow(gateway, user, workflow_id), last_event_id or after)
+
+
+@router.get("/jobs/{job_id}/live", summary="Follow a job", responses=_EVENT_STREAM)
+async def follow_job(
+    job_id: str,
+    user: LinkUser,
+    gateway: Context,
+    after: _After = None,
+    last_event_id: _LastEventId = None,
+) -> Response:
+    """Tell all that happens to one job, as server-sent events."""
+    return await _stream(gateway, await _job(gateway, user, job_id), last_event_id or after)
+
+
+@router.get("/me/live", summary="Follow everything of yours", responses=_EVENT_STREAM)
+async def follow_me(
+    user: LinkUser, gateway: Context, after: _After = None, last_event_id: _LastEventId = None
+) -> Response:
+    """Tell all that happens to the user's workflows and slides, as server-sent events."""
+    return await _stream(gateway, Interest(user), last_event_id or after)
 
 
 @router.websocket("/ws/workflows/{workflow_id}")
 async def live_workflow(
-    websocket: WebSocket, workflow_id: str, gateway: LiveContext, x_user_id: _UserHeader = None, user: _UserQuery = None
+    websocket: WebSocket,
+    workflow_id: str,
+    gateway: LiveContext,
+    x_user_id: _UserHeader = None,
+    user: _UserQuery = None,
+    after: _After = None,
 ) -> None:
     """Tell all that happens to one workflow."""
-    await websocket.accept()
-    try:
-        user_id = checked_user(x_user_id if x_user_id is not None else user)
-        await gateway.queries.workflow(user_id, workflow_id)
-    except MicrotomeError as error:
-        await _refuse(websocket, error)
-        return
-
-    async def snapshot() -> tuple[str, BaseModel, int]:
-        version = (await gateway.showing.versions([workflow_id])).get(workflow_id, 0)
-        return "workflow", await gateway.showing.workflow(user_id, workflow_id), version
-
-    await _tell(websocket, gateway, Outbox(workflow_id, None), snapshot)
+    await _serve(websocket, gateway, x_user_id or user, after, lambda who: _workflow(gateway, who, workflow_id))
 
 
 @router.websocket("/ws/jobs/{job_id}")
 async def live_job(
-    websocket: WebSocket, job_id: str, gateway: LiveContext, x_user_id: _UserHeader = None, user: _UserQuery = None
+    websocket: WebSocket,
+    job_id: str,
+    gateway: LiveContext,
+    x_user_id: _UserHeader = None,
+    user: _UserQuery = None,
+    after: _After = None,
 ) -> None:
     """Tell all that happens to one job."""
-    await websocket.accept()
+    await _serve(websocket, gateway, x_user_id or user, after, lambda who: _job(gateway, who, job_id))
+
+
+@router.websocket("/ws/me")
+async def live_me(
+    websocket: WebSocket,
+    gateway: LiveContext,
+    x_user_id: _UserHeader = None,
+    user: _UserQuery = None,
+    after: _After = None,
+) -> None:
+    """Tell all that happens to the user's workflows and slides."""
+
+    async def mine(who: str) -> Interest:
+        return Interest(who)
+
+    await _serve(websocket, gateway, x_user_id or user, after, mine)
+
+
+async def _workflow(gateway: Gateway, user_id: str, workflow_id: str) -> Interest:
+    await gateway.showing.workflow(user_id, workflow_id)
+    return Interest(user_id, workflow_id)
+
+
+async def _job(gateway: Gateway, user_id: str, job_id: str) -> Interest:
+    return Interest(user_id, await gateway.showing.workflow_id_of(user_id, job_id), job_id)
+
+
+async def _position(gateway: Gateway, text: str | None) -> Cursor | None:
+    """The place to go on from. Raises `InvalidRequest`; `Conflict` when the log has not come so far."""
+    if not text:
+        return None
+    cursor = Cursor.parse(text)
+    if cursor > gateway.hub.head and not await gateway.hub.facts.knows(cursor):
+        raise Conflict(f"The log has not reached {cursor}; it may be another one. Connect without a position.")
+    return cursor
+
+
+async def _stream(gateway: Gateway, interest: Interest, after: str | None) -> Response:
+    position = await _position(gateway, after)
     try:
-        user_id = checked_user(x_user_id if x_user_id is not None else user)
-        workflow_id = (await gateway.queries.job(user_id, job_id)).workflow_id
-    except MicrotomeError as error:
-        await _refuse(websocket, error)
+        place = gateway.hub.admit()
+    except Overloaded:
+        gateway.metrics.overloaded.labels("live").inc()
+        raise
+
+    async def tell(voice: SseVoice, gone: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await voice.start()
+            await _tell(gateway, interest, voice, position, gone)
+        except NotFound:
+            # Deleted meanwhile; who connects again is told so.
+            return
+        finally:
+            place.give_back()
+
+    return EventStream(tell)
+
+
+async def _serve(
+    websocket: WebSocket,
+    gateway: Gateway,
+    user: str | None,
+    after: str | None,
+    interest: Callable[[str], Awaitable[Interest]],
+) -> None:
+    try:
+        place = gateway.hub.admit()
+    except Overloaded as error:
+        gateway.metrics.overloaded.labels("live").inc()
+        await _deny(websocket, error)
         return
-
-    async def snapshot() -> tuple[str, BaseModel, int]:
-        version = (await gateway.showing.versions([workflow_id])).get(workflow_id, 0)
-        return "job", await gateway.showing.job(user_id, job_id), version
-
-    await _tell(websocket, gateway, Outbox(workflow_id, job_id), snapshot)
-
-
-async def _refuse(websocket: WebSocket, error: MicrotomeError) -> None:
-    if isinstance(error, (UserRequired, InvalidUser)):
-        code = NO_USER
-    else:
-        code = NOT_FOUND if isinstance(error, NotFound) else RESYNC
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        await websocket.close(code, error.detail[:120])
-
-
-async def _tell(websocket: WebSocket, gateway: Gateway, outbox: Outbox, snapshot: Snapshot) -> None:
-    gateway.hub.join(outbox)
-    gateway.metrics.live_clients.inc()
-    sending = asyncio.create_task(_Teller(websocket, outbox, snapshot).run())
-    listening = asyncio.create_task(_until_gone(websocket))
     try:
-        await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+        await websocket.accept()
+        wanted = await interest(checked_user(user))
+        position = await _position(gateway, after)
+        await _tell(gateway, wanted, SocketVoice(websocket), position, lambda: _until_gone(websocket))
+    except MicrotomeError as error:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await websocket.close(_close_code(error), error.detail[:120])
     finally:
-        gateway.hub.leave(outbox)
+        place.give_back()
+
+
+async def _deny(websocket: WebSocket, error: MicrotomeError) -> None:
+    """Refuse before there is a websocket, as any other request is refused."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.send_denial_response(problems.of_error(error, websocket.url.path))
+
+
+def _close_code(error: MicrotomeError) -> int:
+    match error:
+        case UserRequired() | InvalidUser():
+            return NO_USER
+        case InvalidRequest():
+            return BAD_REQUEST
+        case NotFound():
+            return NOT_FOUND
+        case Conflict():
+            return NO_SUCH_POSITION
+        case _:
+            return TRY_AGAIN
+
+
+async def _tell(
+    gateway: Gateway, interest: Interest, voice: Voice, after: Cursor | None, gone: Callable[[], Awaitable[None]]
+) -> None:
+    """Tell until the client is gone or this process lets everybody go. Raises `NotFound`."""
+    listener = Listener(interest)
+    hub = gateway.hub
+    hub.join(listener)
+    gateway.metrics.live_clients.inc()
+    teller = Teller(hub, gateway.snapshots, listener, voice, after, gateway.metrics.commit_to_client.observe)
+    telling = asyncio.create_task(teller.run())
+    tasks = {telling, asyncio.ensure_future(gone()), asyncio.create_task(hub.closed())}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hub.leave(listener)
         gateway.metrics.live_clients.dec()
-        for task in (sending, listening):
+        for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(sending, listening, return_exceptions=True)
-    for outcome in ended:
-        if isinstance(outcome, Exception) and not isinstance(outcome, (WebSocketDisconnect, RuntimeError)):
-            raise outcome
+        await asyncio.gather(*tasks, return_exceptions=True)
+    error = None if telling.cancelled() else telling.exception()
+    # A connection that ended while it was written to is how clients leave.
+    if error is not None and not isinstance(error, (WebSocketDisconnect, RuntimeError, OSError)):
+        raise error
 
 
 async def _until_gone(websocket: WebSocket) -> None:
@@ -113,62 +242,24 @@ async def _until_gone(websocket: WebSocket) -> None:
         pass
 
 
-class _Teller:
-    """Empties one outbox into one websocket."""
+class SocketVoice:
+    """Speaks over a websocket."""
 
-    def __init__(self, websocket: WebSocket, outbox: Outbox, snapshot: Snapshot) -> None:
+    def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
-        self._outbox = outbox
-        self._snapshot = snapshot
-        self._shown = b""
-        self._not_before = 0.0
 
-    async def run(self) -> None:
-        try:
-            # Events may be waiting already; what they change must not be told before what it was.
-            while not (self._shown or self._outbox.overflowed):
-                await self._send_snapshot(even_if_same=True)
-            while not self._outbox.overflowed:
-                await self._once()
-            await self._websocket.close(RESYNC, "too far behind; connect again")
-        except TimeoutError:
-            await self._websocket.close(RESYNC, "the client does not read")
-        except NotFound as error:
-            await self._websocket.close(NOT_FOUND, error.detail[:120])
+    async def fact(self, message: bytes, position: Cursor) -> None:  # noqa: ARG002 - the message says it
+        """Send the message."""
+        await self._websocket.send_text(message.decode())
 
-    async def _once(self) -> None:
-        heartbeat = False
-        try:
-            # Not wait_for: before Python 3.12 it can swallow a cancellation that comes together with the result.
-            async with asyncio.timeout(_HEARTBEAT_S):
-                events, stale, progress = await self._outbox.take()
-        except TimeoutError:
-            events, stale, progress, heartbeat = [], True, [], True
-        for event in events:
-            await self._send(orjson.dumps(event, option=orjson.OPT_UTC_Z))
-        if stale:
-            await self._send_snapshot(even_if_same=heartbeat)
-        for report in progress:
-            await self._send(orjson.dumps(report))
+    async def snapshot(self, message: bytes, position: Cursor) -> None:  # noqa: ARG002 - the message says it
+        """Send the message."""
+        await self._websocket.send_text(message.decode())
 
-    async def _send_snapshot(self, *, even_if_same: bool) -> None:
-        await asyncio.sleep(self._not_before - time.monotonic())
-        began = time.monotonic()
-        try:
-            name, view, version = await self._snapshot()
-        except Unavailable:
-            # The next poll or event asks again; a page shows what it has meanwhile.
-            await asyncio.sleep(1)
-            self._outbox.mark_stale()
-            return
-        message = b'{"kind":"snapshot","' + name.encode() + b'":' + view.model_dump_json().encode() + b"}"
-        self._outbox.shown_version = version
-        if even_if_same or message != self._shown:
-            await self._send(message)
-            self._shown = message
-        now = time.monotonic()
-        self._not_before = now + max(_PAUSE_S, _PAUSE_FACTOR * (now - began))
+    async def progress(self, message: bytes) -> None:
+        """Send the message."""
+        await self._websocket.send_text(message.decode())
 
-    async def _send(self, message: bytes) -> None:
-        async with asyncio.timeout(_SEND_S):
-            await self._websocket.send_text(message.decode())
+    async def heartbeat(self) -> bool:
+        """Pages cannot see the protocol's own pings: a snapshot must do."""
+        return False

@@ -21,44 +21,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from microtome.errors import MicrotomeError, TooLarge
+from services.gateway.kinds import KINDS
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _LINGER_S = 2.0
 
-STATUS_BY_CODE: Mapping[str, int] = {
-    "user-required": 401,
-    "invalid-user": 400,
-    "invalid-request": 422,
-    "invalid-workflow": 422,
-    "unreadable-slide": 422,
-    "unknown-mpp": 422,
-    "unsuitable-slide": 422,
-    "unknown-model": 422,
-    "not-found": 404,
-    "method-not-allowed": 405,
-    "conflict": 409,
-    "concurrency-conflict": 409,
-    "stale-attempt": 409,
-    "too-large": 413,
-    "quota-exceeded": 413,
-    "request-timeout": 408,
-    "checksum-mismatch": 422,
-    "slide-in-use": 409,
-    "artifacts-deleted": 410,
-    "offset-mismatch": 409,
-    "upload-expired": 410,
-    "upload-locked": 423,
-    "tus-version": 412,
-    "unsupported-media-type": 415,
-    # Of the tus protocol.
-    "chunk-checksum-mismatch": 460,
-    "storage-full": 507,
-    "busy": 503,
-    "unavailable": 503,
-    "worker-lost": 503,
-}
+_COME_AGAIN = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 # Found out while the body was still coming.
 _BODY_UNREAD = frozenset({408, 413, 507})
 _CODE_BY_STATUS = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
@@ -82,7 +52,7 @@ def problem(
     document: dict[str, Any] = {
         **(members or {}),
         "type": f"urn:microtome:problem:{code}",
-        "title": _title(status),
+        "title": KINDS[code].title,
         "status": status,
         "detail": detail,
         "instance": instance,
@@ -92,16 +62,17 @@ def problem(
     if errors is not None:
         document["errors"] = errors
     sent = dict(headers or {})
-    if transient and status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if transient and status in _COME_AGAIN:
         sent.setdefault("Retry-After", "2")
     return Response(orjson.dumps(document), status_code=status, media_type=MEDIA_TYPE, headers=sent)
 
 
 def of_error(error: MicrotomeError, instance: str) -> Response:
     """The problem document of a `MicrotomeError`; codes without a status of their own are internal."""
-    status = STATUS_BY_CODE.get(error.code)
-    if status is None:
+    kind = KINDS.get(error.code)
+    if kind is None:
         return unexpected(error, instance)
+    status = kind.status
     answer = problem(
         status=status,
         code=error.code,
@@ -112,13 +83,6 @@ def of_error(error: MicrotomeError, instance: str) -> Response:
         members=getattr(error, "members", None),
     )
     return Lingering(answer) if isinstance(error, TooLarge) or status in _BODY_UNREAD else answer
-
-
-def _title(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Checksum Mismatch" if status == 460 else "Error"
 
 
 class Lingering(Response):

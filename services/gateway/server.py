@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from microtome.errors import ConfigurationError
 from services.gateway.settings import GatewaySettings
 
-_GRACE_S = 10
+# What knocks before the application is loaded waits.
 _BACKLOG = 512
 
 
@@ -21,11 +21,11 @@ def serve() -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(_bound(settings.gateway_host, settings.gateway_port))
         # Imported here: what cannot start should say so at once, and these take a while.
-        import uvicorn
-
         from microtome.telemetry import logging as logs
         from microtome.telemetry import tracing
         from microtome.telemetry.metrics import serve_metrics
+        from services.gateway.serving import listen
+        from services.gateway.serving import server as http_server
         from services.gateway.trace import GatewayMetrics
         from services.gateway.wiring import create_app
 
@@ -34,19 +34,8 @@ def serve() -> None:
         stack.callback(traces.shutdown)
         metrics = GatewayMetrics()
         stack.callback(serve_metrics(settings.metrics_port, metrics.registry, settings.metrics_host).close)
-        config = uvicorn.Config(
-            create_app(settings, metrics),
-            loop="uvloop",
-            http="httptools",
-            ws="websockets-sansio",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            timeout_graceful_shutdown=_GRACE_S,
-            ws_max_size=1 << 16,
-        )
-        server = uvicorn.Server(config)
+        server = http_server(create_app(settings, metrics), loop="uvloop")
+        listen(listener)
         server.run(sockets=[listener])
         if not server.started:
             raise ConfigurationError("The gateway did not start; the log says why.")

@@ -11,12 +11,13 @@ import logging
 import time
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from microtome.telemetry.metrics import HttpMetrics, process_registry
 from microtome.telemetry.tracing import span_from
 
+LIVE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SERVER_ERROR = 500
 _ERROR = 400
@@ -25,13 +26,26 @@ logger = logging.getLogger(__name__)
 
 
 class GatewayMetrics:
-    """The metrics of one gateway: `http_*`, `uploaded_bytes_total`, `live_clients`."""
+    """The metrics of one gateway: `http_*`, `uploaded_bytes_total`, `live_*`, `rate_limited_total`, `overloaded_total`.
+
+    `rate_limited_total{limit}`: `rate` (submissions too fast) or `jobs` (too many unfinished ones).
+    `overloaded_total{what}`: `requests` or `live`. `live_commit_to_client_seconds`: facts told as they happened.
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry if registry is not None else process_registry()
         self.http = HttpMetrics(self.registry)
         self.uploaded_bytes = Counter("uploaded_bytes", "Bytes of slides received whole.", registry=self.registry)
-        self.live_clients = Gauge("live_clients", "Open websockets.", registry=self.registry)
+        self.live_clients = Gauge("live_clients", "Open websockets and event streams.", registry=self.registry)
+        self.commit_to_client = Histogram(
+            "live_commit_to_client_seconds",
+            "From when a fact was stored until it was sent to a live client.",
+            buckets=LIVE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.rate_limited = Counter("rate_limited", "Submissions refused with 429.", ["limit"], registry=self.registry)
+        self.overloaded = Counter("overloaded", "Requests refused with 503.", ["what"], registry=self.registry)
+        self.in_flight = Gauge("requests_in_flight", "Requests being worked on.", registry=self.registry)
 
 
 class Observe:

@@ -25,16 +25,20 @@ from microtome.readmodels.queries import Queries
 from microtome.segmentation.model import load_model
 from microtome.workflows import Workflows
 from services.gateway import health, jobs, live, page, problems, slides, views, workflows
+from services.gateway.admission import Admission, Gate
 from services.gateway.attendance import Attendance
 from services.gateway.body_limit import BodyLimit
 from services.gateway.context import Gateway
+from services.gateway.facts import Facts
 from services.gateway.headlines import Headlines
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
+from services.gateway.rate_limit import RateLimit
 from services.gateway.registration import Registrar
 from services.gateway.settings import GatewaySettings
 from services.gateway.showing import Showing
+from services.gateway.snapshots import Snapshots
 from services.gateway.submission import Defaults, Submissions
 from services.gateway.sweeping import Sweeper
 from services.gateway.trace import GatewayMetrics, Observe
@@ -84,13 +88,13 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         # The hub shows what the places say, and the places tell the hub when they change.
         places = Places(log, limits, lambda: hub.places_changed())  # noqa: PLW0108 - the hub comes later
         showing = Showing(Headlines(database), queries, places)
-        hub = Hub(bus, showing.versions)
+        hub = Hub(bus, Facts(database), log.wait, settings.max_live_clients)
         attendance = Attendance(bus)
         attendance.start()
         stack.push_async_callback(attendance.stop)
         places.start()
         stack.push_async_callback(places.stop)
-        hub.start()
+        await hub.start()
         stack.push_async_callback(hub.stop)
         yield Gateway(
             version=version(),
@@ -107,6 +111,14 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             artifacts=ArtifactStore(settings.microtome_data_dir / "artifacts"),
             pixels=pixels,
             hub=hub,
+            snapshots=Snapshots(database, showing, places),
+            rate_limit=RateLimit(
+                database,
+                burst=settings.rate_burst,
+                refill_per_s=settings.rate_refill_per_s,
+                max_pending_jobs=settings.max_pending_jobs,
+                refused=metrics.rate_limited,
+            ),
             attendance=attendance,
             places=places,
             metrics=metrics,
@@ -147,6 +159,13 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
     for part in (health, slides, workflows, jobs, live):
         app.include_router(part.router, prefix=API)
     app.include_router(page.router(settings.microtome_ui_dir))
+    app.add_middleware(
+        Admission,
+        gate=Gate(settings.max_in_flight),
+        exempt=_STREAMED | {("GET", f"{API}/health")},
+        refused=measured.overloaded.labels("requests"),
+        in_flight=measured.in_flight,
+    )
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=_STREAMED)
     app.add_middleware(Observe, metrics=measured.http)
     return app

@@ -15,13 +15,14 @@ import asyncpg
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from microtome.contracts.messages import MppSource, SlideRegistered, Stain
 from microtome.eventlog.log import Append, NewEvent
 from services.gateway.context import Gateway
 from services.gateway.settings import GatewaySettings
+from services.gateway.serving import Server
+from services.gateway.serving import server as http_server
 from services.gateway.wiring import create_app
 
 SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
@@ -35,6 +36,10 @@ class Running:
     gateway: Gateway
     data_dir: Path
     http: httpx.AsyncClient
+    server: Server
+
+    def stop(self) -> None:
+        self.server.should_exit = True
 
     def as_user(self, user: str) -> dict[str, str]:
         return {"X-User-ID": user}
@@ -134,14 +139,13 @@ def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
                 "microtome_nats_url": nats_url,
                 "microtome_data_dir": tmp_path / "data",
                 "microtome_ui_dir": tmp_path / "ui",
+                "rate_burst": 0,
                 **settings,
             }
         )
         app = create_app(chosen)
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, http="httptools", ws="websockets-sansio", timeout_graceful_shutdown=2)
-        )
+        server = http_server(app, timeout_graceful_shutdown=2)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             while not server.started:
@@ -151,7 +155,7 @@ def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
                 await asyncio.sleep(0.02)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-                yield Running(url, app.state.gateway, chosen.microtome_data_dir, client)
+                yield Running(url, app.state.gateway, chosen.microtome_data_dir, client, server)
         finally:
             server.should_exit = True
             await task

@@ -1,0 +1,25 @@
+"""What a submission costs its user, asked for before it is recorded.
+
+Promises: one token for one submission, however many jobs it has; none for one that is recorded already.
+Refuses: to give tokens back; a submission that is found wrong only later has cost as much work as a right one.
+"""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from services.gateway.admission import add_headers
+from services.gateway.context import Gateway
+
+
+async def spend(gateway: Gateway, request: Request, user: str, jobs: int, workflow_id: str | None = None) -> None:
+    """Let a user add so many jobs, or not. Raises `RateLimited`, `TooManyJobs`.
+
+    `workflow_id`: where the request says which workflow it would make, so that a repeated one is known.
+    """
+    if workflow_id is not None and await gateway.rate_limit.recorded(user, workflow_id):
+        return
+    allowance = await gateway.rate_limit.take(user)
+    if allowance is not None:
+        add_headers(request.scope, allowance.headers())
+    await gateway.rate_limit.make_room(user, jobs)
