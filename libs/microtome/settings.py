@@ -22,6 +22,9 @@ BatchSize = Annotated[int, Field(ge=1, le=64)]
 # How much may run at once; the scheduler decides by these and the gateway explains by them.
 MaxWorkers = Annotated[int, Field(ge=1, le=10_000)]
 MaxActiveUsers = Annotated[int, Field(ge=1, le=10_000)]
+# Seconds; 0: a seat is kept until its user's work is done.
+SeatTenure = Annotated[float, Field(ge=0, le=365 * 86_400, allow_inf_nan=False)]
+SliceSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class CommonSettings(BaseSettings):

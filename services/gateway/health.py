@@ -10,6 +10,7 @@ from microtome.bus.topology import PLAN
 from microtome.errors import Unavailable
 from services.gateway import views
 from services.gateway.context import Context, Gateway
+from services.gateway.documents import MAX_JOBS
 
 router = APIRouter(tags=["system"])
 
@@ -34,22 +35,40 @@ async def status(gateway: Context) -> views.Status:
     cluster = gateway.places.cluster
     return views.Status(
         version=gateway.version,
-        limits=views.Limits(
-            max_workers=settings.max_workers,
-            max_active_users=settings.max_active_users,
-            max_attempts=settings.max_attempts,
-            max_upload_bytes=settings.max_upload_bytes,
-            max_body_bytes=settings.max_body_bytes,
-            tile_size=settings.tile_size,
-            halo=settings.tile_overlap,
-            batch_size=settings.batch_size,
-        ),
+        limits=_limits(gateway),
         services=await _services(gateway),
         active_users=sorted(cluster.seats, key=lambda user: cluster.seats[user]),
         waiting_users=list(gateway.places.line()),
         running_jobs=len(cluster.running),
         engine=gateway.places.engine,
         model=gateway.places.model or settings.instanseg_model,
+    )
+
+
+def _limits(gateway: Gateway) -> views.Limits:
+    settings, defaults = gateway.settings, gateway.submissions.defaults
+    return views.Limits(
+        max_workers=settings.max_workers,
+        max_active_users=settings.max_active_users,
+        max_attempts=settings.max_attempts,
+        seat_tenure_seconds=settings.seat_tenure or None,
+        slice_seconds=settings.slice_seconds,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        user_quota_bytes=settings.user_quota_bytes or None,
+        upload_expiry_seconds=settings.upload_expiry_seconds,
+        rate_burst=settings.rate_burst or None,
+        rate_refill_per_s=settings.rate_refill_per_s if settings.rate_burst else None,
+        max_pending_jobs=settings.max_pending_jobs or None,
+        max_in_flight=settings.max_in_flight,
+        max_live_clients=settings.max_live_clients,
+        max_jobs_per_request=MAX_JOBS,
+        tile_size=settings.tile_size,
+        halo=settings.tile_overlap,
+        halo_min=defaults.halo_min,
+        batch_size=settings.batch_size,
+        model=settings.instanseg_model,
+        model_mpp=defaults.model_mpp,
     )
 
 

@@ -1,4 +1,4 @@
-"""Jobs: look at, cancel, retry; their results and artifacts."""
+"""Jobs: add, list, look at, start, cancel, retry; their results and artifacts."""
 
 from __future__ import annotations
 
@@ -10,35 +10,85 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from microtome.domain.commands import Cancel, Command, Retry
-from microtome.domain.state import Job
+from microtome.domain.commands import Cancel, Command, Release, Retry
+from microtome.domain.state import Job, JobStatus
 from microtome.errors import Conflict, NotFound
+from microtome.readmodels.listing import JobFilter
 from services.gateway import cells, present, views
 from services.gateway.context import Context, Gateway
-from services.gateway.etag import NOT_MODIFIED, accepted, answer
+from services.gateway.deletion import check_files
+from services.gateway.documents import JobsIn, WorkflowJobIn
+from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
+from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.user import LinkUser, User
+from services.gateway.workflows import IdempotencyKey, add
 
 router = APIRouter(tags=["jobs"])
 
 SUMMARY = "summary.json"
 CELLS = "cells.parquet"
+PREVIEW = "overlay.jpg"
 # Outlines of a whole slide take a while and some memory; a few at a time.
 _reading = asyncio.Semaphore(2)
 
 
-_SUMMARY: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "The summary."}
-}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": _BINARY}, "description": "The file, in its own media type."}
 }
+_PREVIEW: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."},
+    **NOT_MODIFIED,
+}
+
+
+@router.get("/jobs", response_model=views.JobPage, responses=NOT_MODIFIED, summary="Your jobs")
+async def jobs(
+    request: Request,
+    user: User,
+    gateway: Context,
+    status: Annotated[
+        list[views.StatusName] | None, Query(description="Only these; may be given more than once.")
+    ] = None,
+    workflow_id: Annotated[str, Query(max_length=64, description="Of this workflow.")] = "",
+    slide_id: Annotated[str, Query(max_length=64, description="On this slide.")] = "",
+    branch: Annotated[str, Query(max_length=64, description="In this branch.")] = "",
+    name: Annotated[str, Query(max_length=200, description="Part of the key, in any case.")] = "",
+    limit: Limit = 50,
+    cursor: PageCursor = None,
+) -> Response:
+    """List the user's jobs, newest first; of one workflow the last first."""
+    wanted = JobFilter(
+        statuses=tuple(map(JobStatus, status or ())),
+        name=name,
+        workflow_id=workflow_id,
+        slide_id=slide_id,
+        branch=branch,
+    )
+    found = await gateway.queries.find_jobs(user, wanted, limit, cursor)
+    return page(request, await gateway.showing.job_documents(found.items), found.next_cursor)
+
+
+@router.post("/jobs", response_model=views.Job, status_code=202, summary="Add a job to a workflow")
+async def create(
+    wanted: WorkflowJobIn, request: Request, user: User, gateway: Context, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Record one more job of a workflow that is there; it comes last in its branch."""
+    (job_id,) = await add(gateway, request, user, wanted.workflow_id, JobsIn(jobs=[wanted.job()]), idempotency_key)
+    shown = await gateway.showing.job(user, job_id)
+    return accepted(shown.rendered, {"Location": f"/api/v1/jobs/{job_id}"})
 
 
 @router.get("/jobs/{job_id}", response_model=views.Job, responses=NOT_MODIFIED, summary="One job")
 async def job(job_id: str, user: User, gateway: Context, request: Request) -> Response:
     """Show a job, its progress and its result."""
     return answer(request, (await gateway.showing.job(user, job_id)).rendered)
+
+
+@router.post("/jobs/{job_id}/start", response_model=views.Job, status_code=202, summary="Start a draft")
+async def start(job_id: str, user: User, gateway: Context) -> Response:
+    """Start a draft: it becomes the last of its branch."""
+    return await _commanded(gateway, user, job_id, Release(job_id))
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=views.Job, status_code=202, summary="Cancel a job")
@@ -49,22 +99,37 @@ async def cancel(job_id: str, user: User, gateway: Context) -> Response:
 
 @router.post("/jobs/{job_id}/retry", response_model=views.Job, status_code=202, summary="Retry a job")
 async def retry(job_id: str, user: User, gateway: Context) -> Response:
-    """Ask for a new attempt; tiles that were finished are not done again."""
+    """Ask for a new attempt at a failed, cancelled or skipped job, and at what was skipped because of it.
+
+    Tiles that were finished are not done again.
+    """
     return await _commanded(gateway, user, job_id, Retry(job_id))
+
+
+@router.get(
+    "/jobs/{job_id}/result", response_model=views.Manifest, responses=NOT_MODIFIED, summary="What a finished job made"
+)
+async def result(job_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
+    """Return the job's summary, its numbers and its files with their checksums."""
+    record = await gateway.queries.job(user, job_id)
+    _finished(record.job)
+    summary = None
+    if record.job.artifacts_deleted_at is None:
+        path = gateway.artifacts.path(job_id, record.job.attempt, SUMMARY)
+        summary = orjson.loads(await asyncio.to_thread(path.read_bytes))
+    return answer(request, Rendered.of(present.manifest(record, summary)))
+
+
+@router.get("/jobs/{job_id}/preview", response_class=Response, responses=_PREVIEW, summary="A finished job in small")
+async def preview(job_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
+    """Show the slide in small with what the job found on it."""
+    return await _artifact(gateway, await _succeeded(gateway, user, job_id), PREVIEW, request)
 
 
 async def _commanded(gateway: Gateway, user: str, job_id: str, command: Command) -> Response:
     workflow_id = await gateway.showing.workflow_id_of(user, job_id)
     await gateway.workflows.execute(workflow_id, command)
     return accepted((await gateway.showing.job(user, job_id)).rendered)
-
-
-@router.get(
-    "/jobs/{job_id}/result", response_class=Response, responses=_SUMMARY, summary="summary.json of a finished job"
-)
-async def result(job_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
-    """Return the summary that the job wrote."""
-    return await _artifact(gateway, await _succeeded(gateway, user, job_id), SUMMARY, request)
 
 
 @router.get("/jobs/{job_id}/artifacts", summary="The files of a finished job")
@@ -107,9 +172,14 @@ def _outlines(path: Path, rectangle: cells.Rectangle) -> bytes:
 
 async def _succeeded(gateway: Gateway, user: str, job_id: str) -> Job:
     record = await gateway.queries.job(user, job_id)
-    if record.job.result is None:
-        raise Conflict(f"The job is {record.job.status}; it has a result when it has SUCCEEDED.")
+    _finished(record.job)
+    check_files(record.job)
     return record.job
+
+
+def _finished(record: Job) -> None:
+    if record.result is None:
+        raise Conflict(f"The job is {record.status}; it has a result when it has SUCCEEDED.")
 
 
 def _described(record: Job, name: str) -> views.Artifact:

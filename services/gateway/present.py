@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from microtome.contracts import messages
-from microtome.contracts.messages import JobType, MppSource, Stain
+from microtome.contracts.messages import BranchPolicy, JobType, MppSource, Stain
 from microtome.domain import workflow as workflows
 from microtome.domain.scheduling import Waiting
 from microtome.domain.state import Job, JobStatus, Workflow
 from microtome.leases.lease import Standing
-from microtome.readmodels.queries import SlideRecord, WorkflowRecord
+from microtome.readmodels.queries import JobRecord, SlideRecord, WorkflowRecord
 from services.gateway import views
 
 _SOURCES: Mapping[MppSource, views.MppSourceName] = {
@@ -32,6 +33,12 @@ _TYPES: Mapping[JobType, views.JobTypeName] = {
     JobType.SEGMENT_CELLS: "SEGMENT_CELLS",
     JobType.INSTANSEG_WSI: "INSTANSEG_WSI",
 }
+_POLICIES: Mapping[BranchPolicy, views.PolicyName] = {
+    BranchPolicy.HALT: "halt",
+    BranchPolicy.SKIP: "skip",
+    BranchPolicy.CONTINUE: "continue",
+}
+_WAITING = frozenset({JobStatus.PENDING, JobStatus.DRAFT})
 _GIVEN_UP = frozenset({"CANCELLED", "SKIPPED"})
 _NOTHING_CHOSEN = messages.JobParameters()
 
@@ -65,7 +72,10 @@ def workflow(
 ) -> dict[str, Any]:
     """A `views.Workflow` with its jobs. `waiting` and `standings` are by job id; what they lack is shown as unknown."""
     state = record.state
-    jobs = [job(state, each, waiting.get(job_id), standings.get(job_id)) for job_id, each in state.jobs.items()]
+    jobs = [
+        job(state.workflow_id, created_at(record, each), each, waiting.get(job_id), standings.get(job_id))
+        for job_id, each in state.jobs.items()
+    ]
     return {
         "id": state.workflow_id,
         "name": state.name,
@@ -74,22 +84,36 @@ def workflow(
         "created_at": state.submitted_at,
         "finished_at": workflows.finished_at(state),
         "position": str(record.cursor),
+        "branches": _branches(state),
         "jobs": jobs,
     }
+
+
+def _branches(state: Workflow) -> list[dict[str, str]]:
+    """The branches in the order in which they first occur, each with its policy."""
+    names = dict.fromkeys(job.spec.branch for job in state.jobs.values())
+    return [{"name": name, "policy": _POLICIES[state.policy(name)]} for name in names]
 
 
 def percent_complete(state: Workflow, jobs: Iterable[Mapping[str, Any]]) -> float:
     """How much of the work is done, 0 to 100: each job counts by its tiles (planned, else expected; at least one)."""
     work = done = 0.0
     for each in jobs:
-        tiles = max(1, (each["tiles_total"] or 0) - each["tiles_skipped"] or state.jobs[each["id"]].spec.expected_tiles)
+        tiles = state.jobs[each["id"]].tiles
         work += tiles
         # Of what was given up nothing is left to do, however far it came.
         done += tiles * (1.0 if each["status"] in _GIVEN_UP else each["progress"])
     return round(100 * done / work, 1) if work else 0.0
 
 
-def job(state: Workflow, job: Job, waiting: Waiting | None, standing: Standing | None) -> dict[str, Any]:
+def created_at(record: WorkflowRecord, job: Job) -> datetime:
+    """When a job was submitted, or added to its workflow."""
+    return record.added_at.get(job.job_id, record.state.submitted_at)
+
+
+def job(
+    workflow_id: str, created_at: datetime, job: Job, waiting: Waiting | None, standing: Standing | None
+) -> dict[str, Any]:
     """A `views.Job`: one job of a workflow."""
     if standing is not None and (job.status is not JobStatus.RUNNING or standing.attempt != job.attempt):
         standing = None
@@ -97,7 +121,7 @@ def job(state: Workflow, job: Job, waiting: Waiting | None, standing: Standing |
     spec = job.spec
     return {
         "id": spec.job_id,
-        "workflow_id": state.workflow_id,
+        "workflow_id": workflow_id,
         "key": spec.key,
         "type": _TYPES[spec.type],
         "slide_id": spec.slide_id,
@@ -105,18 +129,23 @@ def job(state: Workflow, job: Job, waiting: Waiting | None, standing: Standing |
         "depends_on": spec.depends_on,
         "parameters": _parameters(spec.parameters),
         "status": job.status.value,
+        "draft": job.draft,
         "attempt": job.attempt,
+        "preemptions": job.preemptions,
         "stage": _stage(job, standing),
+        "expected_tiles": max(1, spec.expected_tiles),
         "tiles_total": counts.tiles_total,
         "tiles_processed": counts.tiles_processed,
         "tiles_skipped": counts.tiles_skipped,
         "cells": counts.cells,
         "progress": _fraction(job, counts),
-        "waiting_for": _waiting(waiting) if job.status is JobStatus.PENDING else None,
+        "waiting_for": _waiting(waiting, job) if job.status in _WAITING else None,
+        "cause_job_id": job.cause_job_id,
         "error": _error(job),
-        "created_at": state.submitted_at,
+        "created_at": created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "artifacts_deleted_at": job.artifacts_deleted_at,
         "result": None if job.result is None else _result(job, job.result),
     }
 
@@ -157,13 +186,14 @@ def _fraction(job: Job, counts: _Counts) -> float:
     if job.status is JobStatus.SUCCEEDED:
         return 1.0
     to_do = (counts.tiles_total or 0) - counts.tiles_skipped
-    if to_do <= 0 or job.status is JobStatus.PENDING:
+    if to_do <= 0 or job.status in _WAITING:
         return 0.0
     return round(0.99 * min(1.0, counts.tiles_processed / to_do), 4)
 
 
 def _parameters(chosen: messages.JobParameters | None) -> dict[str, Any]:
     chosen = chosen or _NOTHING_CHOSEN
+    region, normalisation = chosen.region, chosen.normalisation
     return {
         "mpp": chosen.mpp,
         "assume_mpp": chosen.assume_mpp,
@@ -171,18 +201,28 @@ def _parameters(chosen: messages.JobParameters | None) -> dict[str, Any]:
         "halo": chosen.halo,
         "batch_size": chosen.batch_size,
         "model": chosen.model,
+        "region": None if region is None else _region(region),
+        "normalisation": None if normalisation is None else {"low": normalisation.low, "high": normalisation.high},
     }
 
 
-def _waiting(waiting: Waiting | None) -> dict[str, Any]:
+def _region(region: messages.Region) -> dict[str, int]:
+    return {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
+
+
+def _waiting(waiting: Waiting | None, job: Job) -> dict[str, Any]:
     if waiting is None:
-        detail = "The scheduler has not looked at this job yet."
-        return {"kind": "worker", "job_id": None, "position": None, "until": None, "detail": detail}
+        draft = job.status is JobStatus.DRAFT
+        waiting = Waiting(
+            kind="draft" if draft else "worker",
+            detail="A draft: start it." if draft else "The scheduler has not looked at this job yet.",
+        )
     return {
         "kind": waiting.kind,
         "job_id": waiting.job_id,
         "position": waiting.position,
         "until": waiting.until,
+        "estimated_start": getattr(waiting, "estimated_start", None),
         "detail": waiting.detail,
     }
 
@@ -207,6 +247,25 @@ def _result(job: Job, result: messages.JobResult) -> dict[str, Any]:
         "stage_seconds": {stage.stage: stage.seconds for stage in result.stage_seconds},
         "notes": result.notes,
         "artifacts": [_artifact(job, artifact) for artifact in result.artifacts],
+    }
+
+
+def manifest(record: JobRecord, summary: dict[str, Any] | None) -> dict[str, Any]:
+    """A `views.Manifest` of a job that succeeded; `summary` is what it wrote, None once its files are deleted."""
+    job = record.job
+    result = {} if job.result is None else _result(job, job.result)
+    return {
+        "job_id": job.job_id,
+        "workflow_id": record.workflow_id,
+        "slide_id": job.spec.slide_id,
+        "type": _TYPES[job.spec.type],
+        "attempt": job.attempt,
+        "finished_at": job.finished_at,
+        "artifacts_deleted_at": job.artifacts_deleted_at,
+        "summary": summary,
+        "result": result,
+        "artifacts": result.get("artifacts", []),
+        "archive_url": f"/api/v1/jobs/{job.job_id}/artifacts.zip",
     }
 
 

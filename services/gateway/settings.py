@@ -7,11 +7,13 @@ Refuses: defaults for what only the operator can know (database, NATS, data dire
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from microtome.settings import EngineDefaults, MaxActiveUsers, MaxWorkers
+from microtome.domain.limits import Limits
+from microtome.settings import EngineDefaults, MaxActiveUsers, MaxWorkers, SeatTenure, SliceSeconds
 
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +27,8 @@ class GatewaySettings(EngineDefaults):
     gateway_pixel_workers: int = Field(default=1, ge=1, le=16)
     max_workers: MaxWorkers = 4
     max_active_users: MaxActiveUsers = 3
+    seat_tenure: SeatTenure = 0
+    slice_seconds: SliceSeconds = 60
     max_upload_bytes: int = Field(default=64 * 1024**3, ge=1)
     max_body_bytes: int = Field(default=1024**2, ge=1024)
     # What a user's slides and open uploads may take together; 0: no limit but the disk's.
@@ -43,6 +47,17 @@ class GatewaySettings(EngineDefaults):
     # Websockets and event streams of one process.
     max_live_clients: int = Field(default=2000, ge=1, le=100_000)
     microtome_ui_dir: Path = _PROJECT_ROOT / "ui" / "dist"
+
+    @property
+    def limits(self) -> Limits:
+        """The limits as the domain takes them."""
+        return Limits(
+            max_workers=self.max_workers,
+            max_active_users=self.max_active_users,
+            max_attempts=self.max_attempts,
+            seat_tenure=timedelta(seconds=self.seat_tenure) if self.seat_tenure else None,
+            slice_seconds=self.slice_seconds,
+        )
 
     @field_validator("microtome_data_dir", "microtome_ui_dir")
     @classmethod

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from microtome.domain.scheduling import Waiting
-from microtome.readmodels.queries import Queries, WorkflowRecord
+from microtome.readmodels.queries import JobRecord, Queries, WorkflowRecord
 from services.gateway import present
 from services.gateway.etag import Rendered
 from services.gateway.headlines import Headline, Headlines, Parent, not_found
 from services.gateway.places import Places
 
-MAX_JOBS_KEPT = 20_000
+MAX_JOBS_KEPT = 10_000
 _MAX_PARENTS_KEPT = 100_000
 
 
@@ -50,7 +50,9 @@ class _Known:
         if job_id is None:
             return present.workflow(self.record, self.waiting, standings)
         job = self.record.state.jobs[job_id]
-        return present.job(self.record.state, job, self.waiting.get(job_id), standings.get(job_id))
+        created_at = present.created_at(self.record, job)
+        workflow_id = self.record.state.workflow_id
+        return present.job(workflow_id, created_at, job, self.waiting.get(job_id), standings.get(job_id))
 
 
 class Showing:
@@ -75,6 +77,10 @@ class Showing:
         if parent is None or parent.user_id != user_id:
             raise not_found(what)
         return (await self._current(user_id, parent.workflow_id, what)).document(job_id)
+
+    async def check_owner(self, user_id: str, workflow_id: str) -> None:
+        """Raises `NotFound` unless the workflow is the user's."""
+        await self._headlines.of(user_id, workflow_id)
 
     async def workflow_id_of(self, user_id: str, job_id: str) -> str:
         """The workflow of a job of the user. Raises `NotFound`."""
@@ -103,6 +109,22 @@ class Showing:
                 record,
                 self._places.waiting_in(record.state.workflow_id),
                 headlines[record.state.workflow_id].standings() if record.state.workflow_id in headlines else {},
+            )
+            for record in records
+        ]
+
+    async def job_documents(self, records: Sequence[JobRecord]) -> list[dict[str, Any]]:
+        """Jobs that were just read, as documents in the same order."""
+        running = {record.workflow_id for record in records if record.job.slot is not None}
+        headlines = await self._headlines.of_all(list(running)) if running else {}
+        standings = {job_id: each for headline in headlines.values() for job_id, each in headline.standings().items()}
+        return [
+            present.job(
+                record.workflow_id,
+                record.created_at,
+                record.job,
+                self._places.waiting_in(record.workflow_id).get(record.job.job_id),
+                standings.get(record.job.job_id),
             )
             for record in records
         ]

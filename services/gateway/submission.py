@@ -1,167 +1,159 @@
-"""From a submitted JSON document to an event: what only the slides and the graph can tell is checked here.
+"""From a submitted JSON document to events.
 
-Promises: a workflow that is accepted names slides of its user that its jobs can work on, and a graph that can be
-walked; everything else is refused with a code that says what to do. The same `Idempotency-Key` gives the same
-workflow. Refuses: to start anything; the scheduler does.
+Promises: what is accepted names slides of its user that its jobs can work on, and a graph that can be walked. The
+same `Idempotency-Key` gives the same workflow, and adds the same jobs only once. Refuses: to start anything; the
+scheduler does.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import JobParameters, JobSpec, JobType, SlideRegistered, Stain
-from microtome.domain.workflow import Submit, decide
-from microtome.errors import (
-    Conflict,
-    InvalidRequest,
-    InvalidWorkflow,
-    NotFound,
-    UnknownModel,
-    UnknownMpp,
-    UnsuitableSlide,
-)
-from microtome.eventlog.log import Append, EventLog
+from microtome.contracts.messages import JobsAdded, JobSpec, SlideRegistered
+from microtome.crashpoint import CrashPoint, crash_point
+from microtome.domain.commands import AddJobs, Submit
+from microtome.domain.limits import Limits
+from microtome.domain.workflow import Workflow, decide, evolve
+from microtome.errors import ConcurrencyConflict, Conflict, InvalidWorkflow
+from microtome.eventlog.log import Append, EventLog, StoredEvent
 from microtome.readmodels.queries import Queries
-from microtome.workflows import new_event, stream_of
-from services.gateway.documents import MIN_CORE, JobIn, ParametersIn, WorkflowIn
+from microtome.readmodels.rows import WorkflowRecord
+from microtome.workflows import Workflows, new_event, stream_of
+from services.gateway.documents import JobIn, JobsIn, WorkflowIn
+from services.gateway.specs import Defaults, branches, job_ids, specs
 
 _NAMESPACE = uuid.UUID("0d0c2f0b-7b0e-4f5a-9a53-1f1c8a6f5b52")
 # Half of what the bus takes in one message.
 MAX_EVENT_BYTES = 512 * 1024
-_TYPES = {kind.name: kind for kind in JobType if kind is not JobType.UNSPECIFIED}
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What the server takes where a job does not say; sizes in model pixels."""
-
-    tile_size: int
-    halo: int
-    # The one model that inference serves, and how much context it needs.
-    model: str
-    halo_min: int
+# A race is lost only when another writer won it.
+_TRIES = 20
 
 
 class Submissions:
-    """Accepts workflows."""
+    """Accepts workflows and further jobs for them."""
 
-    def __init__(self, log: EventLog, queries: Queries, defaults: Defaults) -> None:
+    def __init__(
+        self, log: EventLog, queries: Queries, workflows: Workflows, limits: Limits, defaults: Defaults
+    ) -> None:
         self._log = log
         self._queries = queries
-        self._defaults = defaults
+        self._workflows = workflows
+        self._limits = limits
+        self.defaults = defaults
 
-    async def submit(self, user_id: str, wanted: WorkflowIn, idempotency_key: str | None) -> str:
-        """Record the workflow and return its id.
+    async def submit(self, user_id: str, wanted: WorkflowIn, idempotency_key: str | None) -> WorkflowRecord:
+        """Record the workflow and return it as it was recorded; if it was repeated, more may have happened since.
 
         Raises `InvalidWorkflow`, `InvalidRequest`, `UnknownModel`, `UnknownMpp`, `UnsuitableSlide`; `Conflict` when the
         idempotency key was used for a different workflow.
         """
-        workflow_id = str(_workflow_id(user_id, idempotency_key))
-        slides = await self._slides(user_id, wanted)
-        ids = _job_ids(workflow_id, wanted)
-        specs = tuple(self._spec(job, ids, slides) for job in wanted.jobs)
-        command = Submit(workflow_id, user_id, wanted.name, specs)
-        (event,) = decide(None, command)
-        size = len(to_bytes(event))
-        if size > MAX_EVENT_BYTES:
-            raise InvalidWorkflow(
-                f"The workflow takes {size} bytes as one event, more than the {MAX_EVENT_BYTES} that the bus carries. "
-                "Submit it as several workflows, or with fewer dependencies and shorter names."
-            )
-        for job, spec in zip(wanted.jobs, specs, strict=True):
-            _check_suitable(job, spec, slides[job.slide_id])
-        new = new_event(event, user_id, event_id=uuid.uuid5(_NAMESPACE, workflow_id))
-        (stored,) = await self._log.append(Append(stream_of(workflow_id), 0, (new,)))
-        if stored.message != event:
-            raise Conflict("This Idempotency-Key was used for a different workflow.")
-        return workflow_id
-
-    async def _slides(self, user_id: str, wanted: WorkflowIn) -> Mapping[str, SlideRegistered]:
-        slides: dict[str, SlideRegistered] = {}
-        for job in wanted.jobs:
-            if job.slide_id not in slides:
-                try:
-                    slides[job.slide_id] = (await self._queries.slide(user_id, job.slide_id)).facts
-                except NotFound:
-                    raise InvalidWorkflow(f"Job {job.key!r}: you have no slide {job.slide_id!r}.") from None
-        return slides
-
-    def _spec(self, job: JobIn, ids: Mapping[str, str], slides: Mapping[str, SlideRegistered]) -> JobSpec:
-        if job.type not in _TYPES:
-            known = ", ".join(_TYPES)
-            raise InvalidWorkflow(f"Job {job.key!r}: there is no job type {job.type!r}; the types are {known}.")
-        self._check_parameters(job)
-        return JobSpec(
-            job_id=ids[job.key],
-            key=job.key,
-            type=_TYPES[job.type],
-            slide_id=slides[job.slide_id].slide_id,
-            branch=job.branch,
-            # A key that names no job stays as it is, so that the domain can name it.
-            depends_on=tuple(ids.get(key, key) for key in job.depends_on),
-            parameters=_parameters(job.parameters),
+        workflow_id = str(workflow_id_for(user_id, idempotency_key))
+        jobs = await self._specs(user_id, wanted.jobs, job_ids(workflow_id, wanted.jobs), draft=wanted.draft)
+        command = Submit(workflow_id, user_id, wanted.name, jobs, branches(wanted.branches))
+        first, *rest = decide(None, command)
+        _check_size(to_bytes(first))
+        ids = _event_ids(uuid.uuid5(_NAMESPACE, workflow_id), 1 + len(rest))
+        events = tuple(
+            new_event(event, user_id, event_id=each) for event, each in zip((first, *rest), ids, strict=True)
         )
+        stored = await self._log.append(Append(stream_of(workflow_id), 0, events))
+        crash_point(CrashPoint.GATEWAY_AFTER_COMMIT_BEFORE_ANSWER)
+        if stored[0].message != first:
+            raise Conflict("This Idempotency-Key was used for a different workflow.")
+        return _record(stored)
 
-    def _check_parameters(self, job: JobIn) -> None:
-        key, chosen = job.key, job.parameters
-        tile_size = chosen.tile_size if chosen.tile_size is not None else self._defaults.tile_size
-        halo = chosen.halo if chosen.halo is not None else self._defaults.halo
-        if chosen.model not in (None, self._defaults.model):
-            raise UnknownModel(
-                f"Job {key!r}: this server runs the model {self._defaults.model!r}; choose it, or leave model out."
-            )
-        # The tissue mask is found without tiles; what is said about them does it no harm.
-        if halo < self._defaults.halo_min and _TYPES[job.type] is not JobType.TISSUE_MASK:
-            raise InvalidRequest(
-                f"Job {key!r}: with a halo of {halo}, cells at the seams of tiles would come out differently, because "
-                f"the model sees further. Choose a halo of at least {self._defaults.halo_min}, or leave it out."
-            )
-        core = tile_size - 2 * halo
-        if core < MIN_CORE:
-            raise InvalidRequest(
-                f"Job {key!r}: tiles of {tile_size} with a halo of {halo} leave a core of {core} pixels; "
-                f"at least {MIN_CORE} are needed. Choose a larger tile_size or a smaller halo."
-            )
+    async def add(self, user_id: str, workflow_id: str, wanted: JobsIn, idempotency_key: str | None) -> tuple[str, ...]:
+        """Add jobs to a workflow, whose user is known to be this one, and return their ids.
+
+        Raises the same, and `Conflict` when a key is taken.
+        """
+        event_id = None if idempotency_key is None else _addition_id(user_id, workflow_id, idempotency_key)
+        slides = await self._slides(user_id, wanted.jobs)
+        for _ in range(_TRIES):
+            workflow, version = await self._workflows.load(workflow_id)
+            # Of all jobs, because new ones may depend on those that are there.
+            ids = {job.key: job_id for job_id, job in workflow.jobs.items()} | job_ids(workflow_id, wanted.jobs)
+            jobs = specs(wanted.jobs, ids, slides, self.defaults, draft=wanted.draft)
+            command = AddJobs(jobs, branches(wanted.branches))
+            if event_id is not None and await self._added_before(workflow_id, event_id, command):
+                break
+            if await self._appended(workflow, version, command, event_id):
+                break
+        else:
+            raise ConcurrencyConflict
+        return tuple(job.job_id for job in jobs)
+
+    async def added_before(self, user_id: str, workflow_id: str, idempotency_key: str | None) -> bool:
+        """Whether something was added to the workflow under this key."""
+        if idempotency_key is None:
+            return False
+        return await self._event(workflow_id, _addition_id(user_id, workflow_id, idempotency_key)) is not None
+
+    async def _appended(self, workflow: Workflow, version: int, command: AddJobs, event_id: uuid.UUID | None) -> bool:
+        """Whether the jobs were added; False when somebody else changed the workflow first."""
+        events = decide(workflow, command, self._limits)
+        _check_size(*(to_bytes(event) for event in events))
+        ids = _event_ids(event_id or uuid.uuid4(), len(events))
+        new = tuple(new_event(event, workflow.user_id, event_id=each) for event, each in zip(events, ids, strict=True))
+        try:
+            await self._log.append(Append(stream_of(workflow.workflow_id), version, new))
+        except ConcurrencyConflict:
+            return False
+        return True
+
+    async def _added_before(self, workflow_id: str, event_id: uuid.UUID, command: AddJobs) -> bool:
+        stored = await self._event(workflow_id, event_id)
+        if stored is None:
+            return False
+        added = stored.message
+        if isinstance(added, JobsAdded) and (added.jobs, added.branches) == (command.jobs, command.branches):
+            return True
+        raise Conflict("This Idempotency-Key was used for different jobs.")
+
+    async def _event(self, workflow_id: str, event_id: uuid.UUID) -> StoredEvent | None:
+        events = await self._log.read_stream(stream_of(workflow_id))
+        return next((event for event in events if event.event_id == event_id), None)
+
+    async def _specs(
+        self, user_id: str, jobs: Sequence[JobIn], ids: Mapping[str, str], *, draft: bool
+    ) -> tuple[JobSpec, ...]:
+        return specs(jobs, ids, await self._slides(user_id, jobs), self.defaults, draft=draft)
+
+    async def _slides(self, user_id: str, jobs: Iterable[JobIn]) -> Mapping[str, SlideRegistered]:
+        """The user's slides that the jobs name, by id; those that are not there are left out."""
+        found = await self._queries.slides_by_id(user_id, {job.slide_id for job in jobs})
+        return {record.facts.slide_id: record.facts for record in found}
 
 
-def _workflow_id(user_id: str, idempotency_key: str | None) -> uuid.UUID:
+def workflow_id_for(user_id: str, idempotency_key: str | None) -> uuid.UUID:
+    """The id that a submission gives its workflow: the same for the same key of the same user."""
     return uuid.uuid4() if idempotency_key is None else uuid.uuid5(_NAMESPACE, f"{user_id}/{idempotency_key}")
 
 
-def _job_ids(workflow_id: str, wanted: WorkflowIn) -> dict[str, str]:
-    ids: dict[str, str] = {}
-    for job in wanted.jobs:
-        if job.key in ids:
-            raise InvalidWorkflow(f"The key {job.key!r} is given to more than one job.")
-        ids[job.key] = str(uuid.uuid5(uuid.UUID(workflow_id), job.key))
-    return ids
+def _addition_id(user_id: str, workflow_id: str, idempotency_key: str) -> uuid.UUID:
+    return uuid.uuid5(_NAMESPACE, f"{user_id}/{workflow_id}/{idempotency_key}")
 
 
-def _parameters(chosen: ParametersIn) -> JobParameters:
-    return JobParameters(
-        mpp=chosen.mpp,
-        assume_mpp=chosen.assume_mpp,
-        tile_size=chosen.tile_size,
-        halo=chosen.halo,
-        batch_size=chosen.batch_size,
-        model=chosen.model,
-    )
+def _event_ids(first: uuid.UUID, count: int) -> tuple[uuid.UUID, ...]:
+    """Ids for what is appended together: repeated, it has the same ones."""
+    return (first, *(uuid.uuid5(first, str(number)) for number in range(1, count)))
 
 
-def _check_suitable(job: JobIn, spec: JobSpec, slide: SlideRegistered) -> None:
-    """Refuse now what could only fail later. The tissue mask needs neither a pixel size nor a stain."""
-    if spec.type is JobType.TISSUE_MASK:
-        return
-    if slide.stain is Stain.FLUORESCENCE:
-        raise UnsuitableSlide(
-            f"Job {job.key!r}: {slide.filename} looks like fluorescence; the model was made for H&E in brightfield "
-            "and would find cells that are not there. TISSUE_MASK works on it."
+def _check_size(*events: bytes) -> None:
+    size = max(map(len, events))
+    if size > MAX_EVENT_BYTES:
+        raise InvalidWorkflow(
+            f"The workflow takes {size} bytes as one event, more than the {MAX_EVENT_BYTES} that the bus carries. "
+            "Submit it as several workflows, or with fewer dependencies and shorter names."
         )
-    if slide.mpp is None and job.parameters.mpp is None and job.parameters.assume_mpp is None:
-        raise UnknownMpp(
-            f"Job {job.key!r}: {slide.filename} does not say how large its pixels are. Give parameters.mpp (µm per "
-            "pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload."
-        )
+
+
+def _record(stored: Sequence[StoredEvent]) -> WorkflowRecord:
+    workflow: Workflow | None = None
+    for event in stored:
+        workflow = evolve(workflow, event.message, event.at)
+    if workflow is None:
+        raise Conflict("Nothing was recorded.")
+    return WorkflowRecord(state=workflow, version=stored[-1].version, cursor=stored[-1].cursor)

@@ -37,7 +37,7 @@ def checked_user(value: str | None) -> str:
     return value
 
 
-def _from_header(
+async def _from_header(
     x_user_id: Annotated[
         str | None, Header(alias="X-User-ID", description="Who asks: 1 to 64 letters, digits, hyphens, underscores.")
     ] = None,
@@ -45,7 +45,7 @@ def _from_header(
     return checked_user(x_user_id)
 
 
-def _from_header_or_query(
+async def _from_header_or_query(
     x_user_id: Annotated[str | None, Header(alias="X-User-ID")] = None,
     user: Annotated[
         str | None, Query(description="The user, where a browser cannot send the header (links, images).")

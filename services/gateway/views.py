@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 MppSourceName = Literal["vendor", "resolution_tag", "user", "assumed", "unknown"]
 StainName = Literal["brightfield", "fluorescence"]
 JobTypeName = Literal["TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI"]
-StatusName = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+StatusName = Literal["DRAFT", "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED"]
+WorkflowStatusName = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+PolicyName = Literal["halt", "skip", "continue"]
 StageName = Literal["queued", "plan", "infer", "merge"]
-WaitingKind = Literal["dependency", "branch", "seat", "worker", "retry", "halted"]
+WaitingKind = Literal["dependency", "branch", "seat", "worker", "retry", "halted", "draft"]
 
 
 class View(BaseModel):
@@ -106,6 +108,7 @@ class WaitingFor(View):
     job_id: str | None = Field(description="The job that it waits for.")
     position: int | None = Field(description="Place in line, 1 is next.")
     until: datetime | None = Field(description="When it is tried again.")
+    estimated_start: datetime | None = Field(description="When it will start, as far as rates of work are known.")
     detail: str
 
 
@@ -117,6 +120,22 @@ class JobError(View):
     transient: bool
 
 
+class Region(View):
+    """A half-open rectangle of level-0 pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Normalisation(View):
+    """Intensities (0 to 255) that become 0 and 1, of red, green and blue."""
+
+    low: list[float]
+    high: list[float]
+
+
 class Parameters(View):
     """What the user chose for a job; null means the server's default."""
 
@@ -126,6 +145,8 @@ class Parameters(View):
     halo: int | None
     batch_size: int | None
     model: str | None
+    region: Region | None = Field(description="The part of the slide, in level-0 pixels; null: all of it.")
+    normalisation: Normalisation | None
 
 
 class Job(View):
@@ -140,19 +161,31 @@ class Job(View):
     depends_on: list[str] = Field(description="Ids of jobs of the same workflow.")
     parameters: Parameters
     status: StatusName
-    attempt: int
+    draft: bool = Field(description="Whether you have not started it yet.")
+    attempt: int = Field(description="The attempt that runs or ran last; 0 before the first.")
+    preemptions: int = Field(description="Attempts that gave up their worker to a user who had none.")
     stage: StageName | None
-    tiles_total: int | None
+    expected_tiles: int = Field(description="Tiles by the size of the slide or region, known before the plan.")
+    tiles_total: int | None = Field(description="Tiles as planned, with those that hold no tissue.")
     tiles_processed: int
     tiles_skipped: int
     cells: int | None
     progress: float = Field(ge=0, le=1)
     waiting_for: WaitingFor | None
+    cause_job_id: str | None = Field(description="The job because of which this one was skipped.")
     error: JobError | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    artifacts_deleted_at: datetime | None
     result: JobResult | None
+
+
+class Branch(View):
+    """A branch and what the failure of one of its jobs means for the later ones."""
+
+    name: str
+    policy: PolicyName
 
 
 class Workflow(View):
@@ -160,12 +193,43 @@ class Workflow(View):
 
     id: str
     name: str
-    status: StatusName
-    percent_complete: float
+    status: WorkflowStatusName
+    percent_complete: float = Field(ge=0, le=100, description="By tiles: a large job counts more than a small one.")
     created_at: datetime
     finished_at: datetime | None
     position: str = Field(description="Place in the log of the newest fact in this answer, xid:position.")
+    branches: list[Branch]
     jobs: list[Job]
+
+
+class WorkflowPage(View):
+    """A part of the list of workflows."""
+
+    items: list[Workflow]
+    next_cursor: str | None = Field(description="Give it as `cursor` for what follows; null at the end.")
+
+
+class JobPage(View):
+    """A part of the list of jobs."""
+
+    items: list[Job]
+    next_cursor: str | None = Field(description="Give it as `cursor` for what follows; null at the end.")
+
+
+class Manifest(View):
+    """What a finished job made: its summary and its files with their checksums."""
+
+    job_id: str
+    workflow_id: str
+    slide_id: str
+    type: JobTypeName
+    attempt: int
+    finished_at: datetime
+    artifacts_deleted_at: datetime | None
+    summary: dict[str, Any] | None = Field(description="summary.json; null once the files were deleted.")
+    result: JobResult
+    artifacts: list[Artifact]
+    archive_url: str = Field(description="All files in one zip.")
 
 
 class Cells(View):
@@ -184,16 +248,31 @@ class Health(View):
 
 
 class Limits(View):
-    """What this installation accepts and how much runs at once."""
+    """What this installation accepts and how much runs at once: every limit that its operator can choose."""
 
-    max_workers: int
-    max_active_users: int
-    max_attempts: int
-    max_upload_bytes: int
-    max_body_bytes: int
-    tile_size: int
-    halo: int
-    batch_size: int
+    max_workers: int = Field(description="MAX_WORKERS: jobs that run at once.")
+    max_active_users: int = Field(description="MAX_ACTIVE_USERS: users whose jobs run at the same time.")
+    max_attempts: int = Field(description="MAX_ATTEMPTS: automatic attempts at one job.")
+    seat_tenure_seconds: float | None = Field(
+        description="SEAT_TENURE: how long a user stays active while others wait; null: until their work is done."
+    )
+    slice_seconds: float = Field(description="SLICE_SECONDS: how long a job keeps its worker while another user waits.")
+    max_upload_bytes: int = Field(description="MAX_UPLOAD_BYTES: size of one slide.")
+    max_body_bytes: int = Field(description="MAX_BODY_BYTES: size of a JSON body.")
+    user_quota_bytes: int | None = Field(description="USER_QUOTA_BYTES: all that a user stores; null: no limit.")
+    upload_expiry_seconds: float = Field(description="UPLOAD_EXPIRY_SECONDS: an idle resumable upload is forgotten.")
+    rate_burst: int | None = Field(description="RATE_BURST: submissions at once; null: no limit.")
+    rate_refill_per_s: float | None = Field(description="RATE_REFILL_PER_S: submissions per second after that.")
+    max_pending_jobs: int | None = Field(description="MAX_PENDING_JOBS: unfinished jobs of a user; null: no limit.")
+    max_in_flight: int = Field(description="MAX_IN_FLIGHT: requests that one process works on at once.")
+    max_live_clients: int = Field(description="MAX_LIVE_CLIENTS: live views that one process keeps.")
+    max_jobs_per_request: int = Field(description="Jobs in one submission.")
+    tile_size: int = Field(description="TILE_SIZE: edge of a tile with its halo, model pixels.")
+    halo: int = Field(description="TILE_OVERLAP: context on each side of a tile, model pixels.")
+    halo_min: int = Field(description="The least halo that the model can do with.")
+    batch_size: int = Field(description="BATCH_SIZE: tiles in one message.")
+    model: str = Field(description="INSTANSEG_MODEL: the one model of this installation.")
+    model_mpp: float = Field(description="µm per pixel that the model sees.")
 
 
 class ServiceSeen(View):
@@ -215,6 +294,74 @@ class Status(View):
     running_jobs: int
     engine: str | None = Field(description="As last reported by a finished job; null before the first.")
     model: str
+
+
+class ActiveUser(View):
+    """A user who holds a seat, so that their jobs may run."""
+
+    id: str
+    seat: int
+    since: datetime
+    running_jobs: int
+
+
+class WaitingUser(View):
+    """A user in line for a seat."""
+
+    id: str
+    position: int = Field(description="1 is next.")
+
+
+class Users(View):
+    """Who is active, by seat, and who waits, next first."""
+
+    active: list[ActiveUser]
+    waiting: list[WaitingUser]
+
+
+class UserLimits(View):
+    """What one user may do; null: as much as they like."""
+
+    max_upload_bytes: int
+    quota_bytes: int | None
+    max_unfinished_jobs: int | None
+    submissions_burst: int | None
+    submissions_per_second: float | None
+
+
+class Usage(View):
+    """What a user has. Bytes are of files that are there."""
+
+    slides: int
+    slide_bytes: int
+    artifact_bytes: int
+    upload_bytes: int = Field(description="Promised to uploads under way; counts against the quota.")
+    bytes_stored: int = Field(description="Slides and artifacts together.")
+    workflows: int
+    jobs: dict[str, int] = Field(description="Number of jobs by status.")
+
+
+class Allowance(View):
+    """What a user may submit now."""
+
+    limit: int
+    remaining: int
+    full_in_seconds: float
+
+
+class Me(View):
+    """The user who asks."""
+
+    id: str
+    state: Literal["active", "waiting", "idle"] = Field(description="Holds a seat, is in line for one, or neither.")
+    seat: int | None
+    active_since: datetime | None
+    position: int | None = Field(description="Place in line for a seat, 1 is next.")
+    running_jobs: int
+    pending_jobs: int
+    limits: UserLimits
+    usage: Usage
+    submissions: Allowance | None = Field(description="null: submissions are not limited.")
 
 
 Json = dict[str, Any]

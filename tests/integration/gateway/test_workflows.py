@@ -47,7 +47,7 @@ async def test_a_workflow_is_accepted_and_waits(gateway: Running) -> None:
     assert "'mask'" in shown["waiting_for"]["detail"]
     waiting = (await gateway.until(f"/jobs/{mask['id']}", lambda each: each["waiting_for"]["kind"] == "seat")).json()
     assert waiting["waiting_for"]["position"] == 1
-    (listed,) = (await gateway.get("/workflows")).json()
+    (listed,) = (await gateway.get("/workflows")).json()["items"]
     assert listed["id"] == workflow["id"]
     status = (await gateway.http.get("/api/v1/status")).json()
     assert status["waiting_users"] == ["ada"]
@@ -62,7 +62,7 @@ async def test_a_workflow_is_accepted_and_waits(gateway: Running) -> None:
     for action in ("cancel", "retry"):
         response = await gateway.post(f"/jobs/{mask['id']}/{action}", user="bob")
         await gateway.assert_problem(response, 404, "not-found")
-    assert (await gateway.get("/workflows", user="bob")).json() == []
+    assert (await gateway.get("/workflows", user="bob")).json()["items"] == []
 
 
 async def test_the_same_key_gives_the_same_workflow(gateway: Running) -> None:
@@ -72,7 +72,7 @@ async def test_the_same_key_gives_the_same_workflow(gateway: Running) -> None:
     assert first.json()["id"] == second.json()["id"]
     other = await gateway.submit(job(slide, "other"), headers={"Idempotency-Key": "k"})
     await gateway.assert_problem(other, 409, "conflict")
-    assert len((await gateway.get("/workflows")).json()) == 1
+    assert len((await gateway.get("/workflows")).json()["items"]) == 1
 
 
 async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> None:
@@ -131,7 +131,7 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
     deep = await gateway.post("/workflows", content=b"[" * 100_000, headers={"Content-Type": "application/json"})
     assert deep.status_code in (400, 422)
     assert await gateway.stored_events() == before
-    assert (await gateway.get("/workflows")).json() == []
+    assert (await gateway.get("/workflows")).json()["items"] == []
 
     # The same slides are good for what they are good for.
     accepted = await gateway.submit(
