@@ -230,9 +230,9 @@ class Campaign:
             await self.stack.kill(target)
         deadline = time.monotonic() + POINT_S
         while not mark.exists() and time.monotonic() < deadline:
-            if harm.target == "gateway" or len(open_jobs(await self.events())) < 3:
+            if harm.target == "gateway" or len(open_jobs(await self.events())) < 4:
                 await self.submit()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         at = mark.stat().st_mtime if mark.exists() else time.time()
         for target in targets:
             self.stack.set_environment(target, {})

@@ -1,8 +1,8 @@
 """What is left of a campaign, judged from the log and the artifacts alone.
 
 Promises: names every job that was lost, run twice to an effect, or ended with other cells than an undisturbed run;
-every acknowledged command that the log does not know; every moment at which the law did not hold; every file that is not
-what its event says. Refuses: to ask the services, which may all be wrong in the same way.
+every acknowledged command that the log does not know; every moment at which the law did not hold; every file that is
+not what its event says. Refuses: to ask the services, which may all be wrong in the same way.
 """
 
 from __future__ import annotations
