@@ -27,6 +27,7 @@ from microtome.replay import (
     output,
     show,
     tail,
+    timeline_document,
     timeline_view,
     upkeep,
 )
@@ -127,7 +128,7 @@ async def run_timeline(arguments: argparse.Namespace) -> int:
     if timeline is None:
         raise NotFound(f"The job {arguments.job!r} was not there yet ({arguments.at}).")
     if arguments.json:
-        output.print_json(timeline_view.document(timeline))
+        output.print_json(timeline_document.document(timeline))
     else:
         timeline_view.draw(output.terminal(), timeline)
     return 0
@@ -157,6 +158,19 @@ async def run_rebuild(arguments: argparse.Namespace) -> int:
         return await upkeep.rebuild(database, json=arguments.json)
 
 
+async def run_rebase(arguments: argparse.Namespace) -> int:
+    """`rebase`."""
+    async with open_database(arguments.database, writable=True) as database:
+        foreign = await upkeep.foreign_events(database)
+        if foreign:
+            upkeep.ask(
+                f"Renumber the log of {upkeep.name(database)}? {foreign:,} of its events are of another cluster. "
+                "All services must be stopped.",
+                yes=arguments.yes,
+            )
+        return await upkeep.rebase(database, needed=foreign > 0, json=arguments.json)
+
+
 COMMANDS: Mapping[str, Command] = {
     "tail": run_tail,
     "show": run_show,
@@ -164,4 +178,5 @@ COMMANDS: Mapping[str, Command] = {
     "diff": run_diff,
     "verify": run_verify,
     "rebuild": run_rebuild,
+    "rebase": run_rebase,
 }

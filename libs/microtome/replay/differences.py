@@ -71,8 +71,9 @@ async def between(history: History, one: Moment, other: Moment, limits: Limits) 
             if all(admitted) or not any(admitted):
                 continue
             # The first event that only one of them has seen tells which is the earlier one.
-            windows.sort(key=lambda window: window is windows[admitted.index(True)])
-            admitted.sort()
+            if admitted[0]:
+                windows.reverse()
+                admitted.reverse()
             found = Differences(past, replace(past))
         await _take(history, found, event, in_before=admitted[0], in_after=admitted[1])
     return found or Differences(past, past)
@@ -108,9 +109,9 @@ async def _before(history: History, found: Differences, event: StoredEvent) -> W
     if event.version == 1:
         return None
     known = found.before.cluster.workflows.get(event.stream.removeprefix(STREAM_PREFIX))
-    if known is not None:
+    if known is not None and known.submitted:
         return known
-    # The cluster forgets what succeeded.
+    # The cluster forgets what succeeded, and then knows only what was added to it.
     state: Workflow | None = None
     async for earlier in history.events(streams=[event.stream]):
         if earlier.version >= event.version:

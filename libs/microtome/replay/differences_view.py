@@ -75,7 +75,8 @@ def _status(changed: Changed) -> str | None:
 
 
 def _seats(past: Past) -> dict[str, int]:
-    return dict(sorted(past.cluster.seats.items(), key=lambda item: item[1]))
+    held = sorted((seat.number, user) for user, seat in past.cluster.seats.items())
+    return {user: number for number, user in held}
 
 
 def draw(console: Console, found: Differences) -> None:
@@ -90,7 +91,7 @@ def draw(console: Console, found: Differences) -> None:
     for what, one, other in (
         ("seats", _people(_seats(before)), _people(_seats(after))),
         ("in line", _people(seat_line(before.cluster)), _people(seat_line(after.cluster))),
-        ("running", f"{len(before.cluster.running)} jobs", f"{len(after.cluster.running)} jobs"),
+        ("running", _count(before), _count(after)),
     ):
         console.print(f"{what:<10}{one}" + ("" if one == other else f"  →  {other}"))
     if found.slides_added or found.slides_deleted:
@@ -129,6 +130,11 @@ def _attempts(before: Job | None, after: Job) -> str:
 
 def _people(users: Sequence[str] | dict[str, int]) -> str:
     return ", ".join(users) or "nobody"
+
+
+def _count(past: Past) -> str:
+    running = len(past.cluster.running)
+    return f"{running} job{'' if running == 1 else 's'}"
 
 
 def _time(past: Past) -> str:

@@ -96,7 +96,7 @@ def _job_document(job: Job, waiting: Waiting | None) -> dict[str, Any]:
 
 
 def _seats(shown: Shown) -> list[tuple[str, int]]:
-    return sorted(shown.past.cluster.seats.items(), key=lambda item: item[1])
+    return sorted(((user, seat.number) for user, seat in shown.past.cluster.seats.items()), key=lambda held: held[1])
 
 
 def draw(console: Console, shown: Shown) -> None:

@@ -33,8 +33,13 @@ where (xid, position) > ($4::xid8, $5::bigint) and {_VISIBLE} and {_WANTED}
 order by xid, position limit $6
 """  # noqa: S608 - no input
 _BACKWARD = f"""
-select {COLUMNS} from events where {_VISIBLE} and {_WANTED} order by xid desc, position desc limit $4
+select {COLUMNS} from events
+where (xid, position) < ($4::xid8, $5::bigint) and {_VISIBLE} and {_WANTED}
+order by xid desc, position desc limit $6
 """  # noqa: S608 - no input
+
+
+_END = Cursor(2**63 - 1, 2**63 - 1)
 
 
 class History(Protocol):
@@ -81,15 +86,16 @@ class DatabaseHistory:
     async def last(
         self,
         count: int,
+        before: Cursor = _END,
         *,
         streams: Collection[str] | None = None,
         types: Collection[str] | None = None,
         tenants: Collection[str] | None = None,
     ) -> tuple[StoredEvent, ...]:
-        """Return the last `count` events that pass the filters, in log order."""
+        """Return the last `count` events before the cursor that pass the filters, in log order."""
         wanted = [None if each is None else list(each) for each in (streams, types, tenants)]
         async with self.database.connection() as connection:
-            rows = await connection.fetch(_BACKWARD, *wanted, count)
+            rows = await connection.fetch(_BACKWARD, *wanted, before.xid, before.position, count)
         return tuple(stored_event(row) for row in reversed(rows))
 
 

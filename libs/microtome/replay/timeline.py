@@ -33,8 +33,15 @@ from microtome.domain.state import Job, JobStatus, Workflow
 from microtome.eventlog.log import StoredEvent
 from microtome.replay.fold import in_use
 
-# How one's own events alone tell of waiting for what is shared with others.
+# What one tenant's events tell of waiting for what is shared with others.
 _OWN_WORDS = {"seat": "In line for a seat.", "worker": "Its user had a seat; for a free worker slot."}
+
+
+def without_others(waiting: Waiting) -> Waiting:
+    """What of a reason is the tenant's own business: not who else waited, and not how much else ran."""
+    if waiting.kind not in _OWN_WORDS:
+        return waiting
+    return Waiting(kind=waiting.kind, detail=_OWN_WORDS[waiting.kind])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,10 @@ class Attempt:
     tiles_skipped: int | None = None
     workers: tuple[str, ...] = ()
     """Processes that reported on it, in order."""
+
+    def seconds(self, now: datetime) -> float:
+        """How long it ran, up to `now` if it runs."""
+        return ((self.ended_at or now) - self.started_at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +204,8 @@ class Tracker:
         return None if reason is None else self._waiting(reason, at)
 
     def _waiting(self, reason: Waiting, at: datetime) -> Phase:
-        if self.own and reason.kind in _OWN_WORDS:
-            return Phase(kind=reason.kind, detail=_OWN_WORDS[reason.kind], since=at)
+        if self.own:
+            reason = without_others(reason)
         return Phase(kind=reason.kind, detail=reason.detail, since=at, job_id=reason.job_id, position=reason.position)
 
     def _enter(self, phase: Phase | None, at: datetime) -> None:

@@ -1,4 +1,4 @@
-"""A timeline on the terminal and as JSON.
+"""A timeline on the terminal.
 
 Promises: the chart's lanes share one axis of time; nothing is shown that the timeline does not say.
 Refuses: to fold anything; see `timeline`.
@@ -9,66 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from microtome.replay import output
 from microtome.replay.bars import bar, lane
-from microtome.replay.describe import short, span, stamp
-from microtome.replay.timeline import Attempt, Phase, Timeline
+from microtome.replay.describe import short, span
+from microtome.replay.timeline import Phase, Timeline
 
 _STYLES = {"running": "cyan", "seat": "yellow", "worker": "blue", "halted": "red", "retry": "magenta", "draft": "dim"}
 _OUTCOMES = {"succeeded": "green", "failed": "bold red", "lost": "red", "preempted": "yellow", "cancelled": "magenta"}
-
-
-def document(timeline: Timeline) -> dict[str, Any]:
-    """The timeline as JSON. Times are RFC 3339, durations seconds; a phase or attempt that lasts has no end."""
-    job, now = timeline.job, timeline.now
-    return {
-        "job_id": job.job_id,
-        "workflow_id": timeline.workflow_id,
-        "user_id": timeline.user_id,
-        "key": job.key,
-        "type": job.spec.type.name,
-        "branch": job.spec.branch,
-        "status": job.status.value,
-        "created_at": stamp(timeline.created_at),
-        "finished_at": stamp(job.finished_at),
-        "as_of": stamp(now),
-        "waited_seconds": {kind: round(seconds, 6) for kind, seconds in timeline.waited_seconds.items()},
-        "phases": [
-            {
-                "kind": phase.kind,
-                "detail": phase.detail,
-                "job_id": phase.job_id,
-                "position": phase.position,
-                "attempt": phase.attempt,
-                "since": stamp(phase.since),
-                "until": stamp(phase.until),
-                "seconds": round(phase.seconds(now), 6),
-            }
-            for phase in timeline.phases
-        ],
-        "attempts": [
-            {
-                "number": attempt.number,
-                "slot": attempt.slot,
-                "started_at": stamp(attempt.started_at),
-                "planned_at": stamp(attempt.planned_at),
-                "ended_at": stamp(attempt.ended_at),
-                "seconds": round(_ran(attempt, now), 6),
-                "outcome": attempt.outcome,
-                "detail": attempt.detail,
-                "tiles_total": attempt.tiles_total,
-                "tiles_skipped": attempt.tiles_skipped,
-                "workers": list(attempt.workers),
-            }
-            for attempt in timeline.attempts
-        ],
-        "stage_seconds": dict(timeline.stage_seconds),
-    }
 
 
 def draw(console: Console, timeline: Timeline) -> None:
@@ -151,10 +102,6 @@ def _lanes(phases: Iterable[Phase], now: datetime) -> list[_Lane]:
     return lanes
 
 
-def _ran(attempt: Attempt, now: datetime) -> float:
-    return ((attempt.ended_at or now) - attempt.started_at).total_seconds()
-
-
 def _attempts(console: Console, timeline: Timeline) -> None:
     listed = output.table(
         "attempt", "slot", "started", "planned after", "ran for", "outcome", "tiles", "worked on by", "",
@@ -168,7 +115,7 @@ def _attempts(console: Console, timeline: Timeline) -> None:
             str(attempt.slot),
             f"{attempt.started_at:%H:%M:%S}",
             planned,
-            span(_ran(attempt, timeline.now)),
+            span(attempt.seconds(timeline.now)),
             Text(attempt.outcome, _OUTCOMES.get(attempt.outcome, "cyan")),
             tiles,
             ", ".join(attempt.workers) or "–",

@@ -14,11 +14,15 @@ import orjson
 
 from microtome.errors import ConfigurationError
 from microtome.eventlog.database import Database
+from microtome.eventlog.rebase import foreign_events
+from microtome.eventlog.rebase import rebase as renumber
 from microtome.readmodels.rebuild import Difference
 from microtome.readmodels.rebuild import rebuild as rebuild_tables
 from microtome.readmodels.rebuild import verify as verify_tables
 from microtome.replay import output
 from microtome.replay.describe import counted, span
+
+__all__ = ["ask", "foreign_events", "name", "rebase", "rebuild", "verify"]
 
 _SHOWN = 20
 
@@ -85,5 +89,26 @@ async def rebuild(database: Database, *, json: bool) -> int:
         rate = count / seconds if seconds else 0.0
         output.terminal().print(
             f"The tables are what the log says: {count:,} events in {span(seconds)}, {rate:,.0f}/s."
+        )
+    return 0
+
+
+async def rebase(database: Database, *, needed: bool, json: bool) -> int:
+    """Renumber the log if that is needed, and say what became of it."""
+    if not needed:
+        if json:
+            output.print_json({"rebased": False, "events": 0})
+        else:
+            output.terminal().print("Every event is of this cluster; there is nothing to do.")
+        return 0
+    done = await renumber(database)
+    if json:
+        output.print_json(
+            {"rebased": True, "events": done.events, "greatest_xid": done.greatest, "became": done.became}
+        )
+    else:
+        output.terminal().print(
+            f"{done.events:,} events renumbered; the greatest transaction id was {done.greatest} and is {done.became}. "
+            "The services may start."
         )
     return 0

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.limits import Limits
-from microtome.replay import timeline_view
+from microtome.replay import timeline_document, timeline_view
 from microtome.replay.timeline import Timeline, Tracker
 from tests.unit.replay.recorder import BEGINNING, Recorder, spec
 
@@ -146,7 +146,7 @@ def test_a_job_that_still_waits_is_told_up_to_now() -> None:
 
 def test_json_has_every_phase_and_the_chart_every_reason() -> None:
     timeline = tracked(eventful(), "b.it")
-    document = timeline_view.document(timeline)
+    document = timeline_document.document(timeline)
     assert [phase["kind"] for phase in document["phases"]] == [kind for kind, _, _ in phases(timeline)]
     assert document["stage_seconds"] == {"plan": 1.0, "infer": 7.5, "merge": 0.5}
     assert document["status"] == "SUCCEEDED"
