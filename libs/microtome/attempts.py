@@ -60,7 +60,7 @@ class Attempt:
         """
         return f"{self.job_id}:{self.attempt}:{self.lease.owner.rpartition('/')[2]}"
 
-    def note(self, message: str, *, level: Level = "info", **about: object) -> None:
+    def note(self, message: str, /, *, level: Level = "info", **about: object) -> None:
         """Tell the job's user what happened; see `microtome.joblog`."""
         self.user_log.write(self.job_id, self.attempt, message, level=level, **about)
 

@@ -47,7 +47,7 @@ class JobLog:
         self._root = data_dir / FOLDER
         self._service = service
 
-    def write(self, job_id: str, attempt: int, message: str, *, level: Level = "info", **about: object) -> None:
+    def write(self, job_id: str, attempt: int, message: str, /, *, level: Level = "info", **about: object) -> None:
         """Add a line. `about`: what JSON can hold; anything else is written as its repr."""
         content = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
