@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
-from microtome.contracts.messages import Event, JobStarted, SeatGranted, SeatReleased
+from microtome import clock
+from microtome.contracts.messages import Event, JobStarted
+from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.cluster import STREAM_PREFIX, Cluster, evolve
+from microtome.domain.enacting import enacted
 from microtome.domain.limits import Limits
-from microtome.domain.scheduling import Decision, GrantSeat, ReleaseSeat, StartJob, next_wakeup, schedule
-from microtome.domain.workflow import Start, decide
+from microtome.domain.scheduling import Decision, next_wakeup, schedule
 from microtome.errors import ConcurrencyConflict, Conflict
 from microtome.eventlog.log import START, Append, EventLog, NewEvent, StoredEvent
+from microtome.eventlog.patience import Patience
 from microtome.telemetry.tracing import span_from
 from microtome.workflows import new_event
 
 log = logging.getLogger(__name__)
 
 SEATS = "seats"
-# An event may become readable without a wake-up (it commits behind a slower transaction), so never sleep long.
-LONGEST_SLEEP_S = 1.0
-# After a lost race: what won it becomes readable in a moment.
-LOST_RACE_PAUSE_S = 0.02
+# What was appended, or won a race, becomes readable in a moment; without a wake-up it is looked for this often.
+SETTLE_S = 0.02
 PAGE = 1000
 
 Observe = Callable[[StoredEvent, Cluster], None]
 
 
 class Decider:
-    """Folds the log and decides, for as long as this process leads."""
+    """Folds the log, and decides when it is told to. Its state is good for ever: a fold never becomes wrong."""
 
     def __init__(self, log_: EventLog, limits: Limits, observe: Observe) -> None:
         """`observe(event, cluster before it)` is told of every event that is folded."""
@@ -44,47 +45,60 @@ class Decider:
         self._cursor = START
         self._versions: dict[str, int] = {}
         self._traces: dict[str, str] = {}
+        # How much the database's clock is ahead of ours: what facts are stamped by, durations are measured by.
+        self._ahead = timedelta(0)
         self.cluster = Cluster()
 
     async def run(self) -> None:
         """Decide until cancelled. Raises `Unavailable` when the log cannot be reached."""
+        patience = Patience()
         while True:
-            await self.catch_up()
+            folded = await self.catch_up()
             acted = await self.decide_once()
-            if not acted:
-                await self._log.wait(self._patience())
+            if folded or acted:
+                patience.hurry()
+            if not acted and await self._log.wait(min(patience.seconds(), self._until_next())):
+                patience.hurry()
 
-    async def catch_up(self) -> None:
-        """Fold everything that can be read."""
+    async def catch_up(self) -> bool:
+        """Fold everything that can be read; say whether there was something."""
+        before = self._cursor
         while events := await self._log.read_all(self._cursor, PAGE):
             for event in events:
                 self._fold(event)
+        return self._cursor > before
 
     async def decide_once(self) -> bool:
         """Decide and append; say whether something was appended."""
-        decisions = schedule(self.cluster, self._limits, datetime.now(UTC))
+        decisions = schedule(self.cluster, self._limits, self._now())
         appends = self._appends(decisions)
         if not appends:
             return False
+        crash_point(CrashPoint.SCHEDULER_BEFORE_APPEND)
+        asked = clock.now()
         try:
             appended = await self._log.append(*appends)
         except (ConcurrencyConflict, Conflict) as lost:
             # Somebody (a user who cancels, another scheduler) was faster, and what they did is not folded yet.
             log.info("decisions were overtaken and are made anew: %s", lost)
-            await self._log.wait(LOST_RACE_PAUSE_S)
+            await self._log.wait(SETTLE_S)
             return False
+        crash_point(CrashPoint.SCHEDULER_AFTER_APPEND_BEFORE_FOLD)
+        self._ahead = appended[-1].at - (asked + (clock.now() - asked) / 2)
         # What was appended must be folded before the next look, or it would be decided again.
         await self._wait_for(appended)
         return True
 
     async def _wait_for(self, appended: Iterable[StoredEvent]) -> None:
         last = max(event.cursor for event in appended)
-        while self._cursor < last:
-            before = self._cursor
+        patience = Patience(SETTLE_S)
+        patience.hurry()
+        while True:
             await self.catch_up()
-            if self._cursor == before:
-                # Some older transaction is still open and holds the readers back; it loses nothing, it delays.
-                await self._log.wait(LOST_RACE_PAUSE_S)
+            if self._cursor >= last:
+                return
+            # Some older transaction is still open and holds the readers back; it loses nothing, it delays.
+            await self._log.wait(patience.seconds())
 
     def _fold(self, event: StoredEvent) -> None:
         self._observe(event, self.cluster)
@@ -101,21 +115,9 @@ class Decider:
 
     def _appends(self, decisions: Iterable[Decision]) -> tuple[Append, ...]:
         """Turn decisions into events, grouped by stream; seats first, since a running job refers to its user's seat."""
-        seats: list[tuple[Event, str]] = []
-        starts: dict[str, list[tuple[Event, str]]] = {}
-        for decision in decisions:
-            match decision:
-                case ReleaseSeat(user_id=user, seat=seat):
-                    seats.append((SeatReleased(user_id=user, seat=seat), user))
-                case GrantSeat(user_id=user, seat=seat):
-                    seats.append((SeatGranted(user_id=user, seat=seat), user))
-                case StartJob(workflow_id=workflow_id):
-                    workflow = self.cluster.workflows[workflow_id]
-                    events = decide(workflow, Start(decision.job_id, decision.slot), self._limits)
-                    starts.setdefault(STREAM_PREFIX + workflow_id, []).extend(
-                        (event, workflow.user_id) for event in events
-                    )
-        grouped = {SEATS: seats, **starts} if seats else starts
+        grouped: dict[str, list[tuple[Event, str]]] = {}
+        for fact in enacted(self.cluster, decisions):
+            grouped.setdefault(fact.stream, []).append((fact.event, fact.user_id))
         return tuple(
             Append(
                 stream=stream,
@@ -133,9 +135,11 @@ class Decider:
             log.info("a job starts", extra={"job_id": event.job_id, "attempt": event.attempt, "slot": event.slot})
             return new_event(event, user)
 
-    def _patience(self) -> float:
-        now = datetime.now(UTC)
-        wake = next_wakeup(self.cluster, now)
-        if wake is None:
-            return LONGEST_SLEEP_S
-        return min(LONGEST_SLEEP_S, max(0.01, (wake - now).total_seconds()))
+    def _now(self) -> datetime:
+        """Return the time by the database's clock, as far as it is known."""
+        return clock.now() + self._ahead
+
+    def _until_next(self) -> float:
+        now = self._now()
+        wake = next_wakeup(self.cluster, now, self._limits)
+        return float("inf") if wake is None else max(0.01, (wake - now).total_seconds())

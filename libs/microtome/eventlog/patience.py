@@ -1,0 +1,29 @@
+"""How long a reader at the end of the log sleeps before it looks again.
+
+Promises: an event that becomes readable without a wake-up (it committed behind a slower transaction, or the wake-up
+came before the readers were let through) is found after about as long as it was hidden, at the latest after `longest`.
+Refuses: to look often when nothing happens; each look that finds nothing doubles the sleep.
+"""
+
+from __future__ import annotations
+
+FIRST_S = 0.002
+LONGEST_S = 1.0
+
+
+class Patience:
+    """Sleeps of a reader, from short to long."""
+
+    def __init__(self, longest: float = LONGEST_S) -> None:
+        self._longest = longest
+        self._next = longest
+
+    def hurry(self) -> None:
+        """Something happened, or is about to: look again soon."""
+        self._next = FIRST_S
+
+    def seconds(self) -> float:
+        """Return how long to sleep now; the next sleep is twice as long."""
+        now = min(self._next, self._longest)
+        self._next = 2 * now
+        return now
