@@ -71,8 +71,8 @@ class Archive:
         self._files: list[OpenFile] = []
         with ExitStack() as opening:
             for artifact in job.result.artifacts:
-                path = store.path(job.job_id, job.attempt, artifact.name)
-                self._files.append(OpenFile(artifact.name, artifact.size_bytes, opening.enter_context(path.open("rb"))))
+                file = opening.enter_context(store.path(job.job_id, job.attempt, artifact.name).open("rb"))
+                self._files.append(OpenFile(artifact.name, artifact.size_bytes, file))
             self._open = opening.pop_all()
 
     def close(self) -> None:
@@ -178,7 +178,10 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing to do."""
+        pass
+
+    def close(self) -> None:
+        pass
 
     def take(self) -> bytes:
         taken, self._waiting = bytes(self._waiting), bytearray()

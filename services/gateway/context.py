@@ -15,13 +15,18 @@ from microtome.bus.bus import Bus
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import EventLog
 from microtome.readmodels.queries import Queries
+from microtome.reservations.uploads import Uploads
 from microtome.workflows import Workflows
 from services.gateway.attendance import Attendance
+from services.gateway.completion import Completion
+from services.gateway.deletion import Deletions
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
+from services.gateway.quota import Quota
 from services.gateway.rate_limit import RateLimit
 from services.gateway.registration import Registrar
+from services.gateway.resumable import ResumableStore
 from services.gateway.settings import GatewaySettings
 from services.gateway.showing import Showing
 from services.gateway.snapshots import Snapshots
@@ -45,6 +50,11 @@ class Gateway:
     submissions: Submissions
     registrar: Registrar
     uploads: UploadStore
+    quota: Quota
+    uploading: Uploads
+    resumable: ResumableStore
+    completion: Completion
+    deletions: Deletions
     artifacts: ArtifactStore
     pixels: Pixels
     hub: Hub
@@ -55,12 +65,13 @@ class Gateway:
     metrics: GatewayMetrics
 
 
-def _of_request(request: Request) -> Gateway:
+# Coroutines, because a plain function would be called in a thread, which costs more than the rest of a small request.
+async def _of_request(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-def _of_websocket(websocket: WebSocket) -> Gateway:
+async def _of_websocket(websocket: WebSocket) -> Gateway:
     gateway: Gateway = websocket.app.state.gateway
     return gateway
 

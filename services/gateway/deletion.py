@@ -68,7 +68,7 @@ def check_files(job: Job) -> None:
 class Deletions:
     """Records that things are deleted, and removes them."""
 
-    def __init__(  # noqa: PLR0913 - what there is to delete from
+    def __init__(
         self,
         database: Database,
         queries: Queries,

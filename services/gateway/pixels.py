@@ -21,6 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import orjson
+
 from microtome.errors import Busy, Unavailable, UnreadableSlide
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,20 @@ def render_thumbnail(path: Path, max_size: int) -> bytes:
     from microtome.slides.thumbnail import encode_jpeg, thumbnail
 
     return encode_jpeg(thumbnail(path, max_size))
+
+
+def list_associated(path: Path) -> bytes:
+    """Name, width and height of each picture beside the slide, as JSON. Runs in a worker. Raises `UnreadableSlide`."""
+    from microtome.slides.associated import associated
+
+    return orjson.dumps([[picture.name, picture.width, picture.height] for picture in associated(path)])
+
+
+def render_associated(path: Path, name: str, media_type: str) -> bytes:
+    """A picture beside the slide. Runs in a worker. Raises `NotFound`, `TooLarge`, `UnreadableSlide`."""
+    from microtome.slides.associated import encoded
+
+    return encoded(path, name, media_type)
 
 
 class ByteCache:
@@ -83,9 +99,17 @@ class Pixels:
         """One Deep Zoom tile as JPEG. Raises `NotFound`, `UnreadableSlide`, `Busy`, `Unavailable`."""
         return await self._once((path, level, column, row), render_tile, path, level, column, row)
 
-    async def thumbnail(self, path: Path) -> bytes:
-        """The slide in small as JPEG. Raises `UnreadableSlide`, `Busy`, `Unavailable`."""
-        return await self._once((path, THUMBNAIL_SIZE), render_thumbnail, path, THUMBNAIL_SIZE)
+    async def thumbnail(self, path: Path, size: int = THUMBNAIL_SIZE) -> bytes:
+        """The slide in small as JPEG, no side over `size`. Raises `UnreadableSlide`, `Busy`, `Unavailable`."""
+        return await self._once((path, size), render_thumbnail, path, size)
+
+    async def associated(self, path: Path) -> list[tuple[str, int, int]]:
+        """Name, width and height of each picture beside the slide. Raises as `thumbnail` does."""
+        return [tuple(each) for each in orjson.loads(await self._once((path, "associated"), list_associated, path))]
+
+    async def associated_picture(self, path: Path, name: str, media_type: str) -> bytes:
+        """A picture beside the slide as JPEG or PNG. Raises `NotFound` and `TooLarge` besides."""
+        return await self._once((path, name, media_type), render_associated, path, name, media_type)
 
     async def _once(self, key: Hashable, render: Callable[..., bytes], *arguments: object) -> bytes:
         """Render what nobody has asked for yet; those who ask for the same meanwhile share the work."""

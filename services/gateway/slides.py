@@ -10,12 +10,15 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from microtome.contracts.messages import SlideRegistered
-from microtome.errors import NotFound
+from microtome.errors import InvalidRequest, NotFound
 from microtome.slides.deepzoom import TILE_SIZE, DeepZoom
 from services.gateway import present, views
 from services.gateway.context import Context, Gateway
 from services.gateway.documents import Mpp
+from services.gateway.integrity import check_file, parse_digests, parse_sha256
+from services.gateway.pace import paced
 from services.gateway.registration import PixelSizeWish
+from services.gateway.uploads import is_multipart
 from services.gateway.user import LinkUser, User
 
 router = APIRouter(tags=["slides"])
@@ -50,22 +53,32 @@ async def upload(
     filename: Annotated[str | None, Query(max_length=500, description="The file's name.")] = None,
     mpp: Annotated[Mpp | None, Query(description="µm per level-0 pixel, if you know it.")] = None,
     assume_mpp: Annotated[Mpp | None, Query(description="The same, assumed where the file does not say.")] = None,
+    sha256: Annotated[
+        str | None, Query(max_length=64, description="The file's sha256 in hexadecimal, to be checked.")
+    ] = None,
 ) -> Response | views.Slide:
-    """Store a slide. The body is the file itself, or multipart with one file part; it is streamed to disk."""
+    """Store a slide. The body is the file itself, or multipart with one file part; it is streamed to disk.
+
+    A raw body may also announce its sha-256 as Content-Digest or Repr-Digest (RFC 9530).
+    """
     wish = PixelSizeWish(mpp, assume_mpp)
+    digest = _announced_digest(request, sha256)
     slide_id = str(uuid.uuid4())
-    announced = request.headers.get("content-length")
-    async with gateway.uploads.draft(slide_id) as draft:
+    length = request.headers.get("content-length")
+    announced = int(length) if length and length.isdecimal() else None
+    gateway.uploads.check_size(announced)
+    async with gateway.quota.reserved(slide_id, user, announced) as room, gateway.uploads.draft(slide_id) as draft:
         try:
             received = await gateway.uploads.receive(
                 draft,
-                request.stream(),
+                paced(aiter(request.stream()), gateway.settings.upload_stall_seconds),
                 request.headers.get("content-type", ""),
-                int(announced) if announced and announced.isdecimal() else None,
                 filename,
+                room.ensure,
             )
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        check_file(digest, received.sha256)
         await gateway.registrar.register(draft, received, slide_id=slide_id, user_id=user, wish=wish)
     gateway.metrics.uploaded_bytes.inc(received.size_bytes)
     response.headers["Location"] = f"/api/v1/slides/{slide_id}"
@@ -119,6 +132,16 @@ async def tile(
     if _known(request, etag):
         return _not_modified(etag)
     return _jpeg(await gateway.pixels.tile(path, level, column, row), etag)
+
+
+def _announced_digest(request: Request, sha256: str | None) -> str | None:
+    digest = parse_digests(request.headers.get("content-digest"), request.headers.get("repr-digest"))
+    if digest is not None and is_multipart(request.headers.get("content-type", "")):
+        raise InvalidRequest("The digest of a multipart body is not its file's; give the file's as ?sha256=.")
+    given = parse_sha256(sha256)
+    if digest is not None and given not in (None, digest):
+        raise InvalidRequest("The announced digests contradict each other.")
+    return given or digest
 
 
 async def _facts(gateway: Gateway, user: str, slide_id: str) -> SlideRegistered:

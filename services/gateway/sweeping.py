@@ -1,7 +1,8 @@
-"""Slides that were moved into place but perhaps never recorded: the log decides.
+"""What was left half done: slides that were moved into place but perhaps never recorded, uploads that came whole but
+are no slide yet, files of what is deleted. The log decides.
 
 Promises: what an outage or a kill left between the rename and the append is either confirmed or removed, within
-minutes after the log answers again. Refuses: to touch a folder that was ever confirmed; a database that was
+minutes after the log answers again; so are the other two finished. Refuses: to touch a folder that was ever confirmed; a database that was
 restored from an old copy must not cost files.
 """
 
@@ -12,6 +13,8 @@ import logging
 
 from microtome.errors import MicrotomeError
 from microtome.eventlog.log import EventLog
+from services.gateway.completion import Completion
+from services.gateway.deletion import Deletions
 from services.gateway.uploads import UploadStore
 
 SWEEP_EVERY_S = 60.0
@@ -22,9 +25,11 @@ logger = logging.getLogger(__name__)
 class Sweeper:
     """Looks at the start and every minute. Several gateways may sweep the same folders."""
 
-    def __init__(self, uploads: UploadStore, log: EventLog) -> None:
+    def __init__(self, uploads: UploadStore, log: EventLog, completion: Completion, deletions: Deletions) -> None:
         self._uploads = uploads
         self._log = log
+        self._completion = completion
+        self._deletions = deletions
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -50,8 +55,10 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
+                await self._completion.sweep()
+                await self._deletions.sweep()
             except (MicrotomeError, OSError) as error:
-                logger.warning("half-stored slides are looked at later: %s", error)
+                logger.warning("what is half done is looked at later: %s", error)
             except Exception:
-                logger.exception("half-stored slides are looked at later")
+                logger.exception("what is half done is looked at later")
             await asyncio.sleep(SWEEP_EVERY_S)

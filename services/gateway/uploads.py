@@ -4,7 +4,7 @@ Promises: memory does not grow with the file (one block is in flight, and the so
 disk is busy); the file appears under `slides/<slide_id>/` by one rename after it was synced and found
 readable; whatever ends a request early leaves nothing. What a killed process leaves in `uploads/` is
 swept by the next one, and a slide's folder says by a mark that it may not be recorded yet.
-Refuses: more than the limit, more than one file.
+Refuses: more than the limit, more than the user has room for, more than one file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +27,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from microtome.errors import InvalidRequest, TooLarge
+from services.gateway.quota import full_disk
 
 _BLOCK = 1 << 20
 _SWEEP_AFTER_S = 60.0
@@ -153,20 +154,40 @@ class UploadStore:
             (self._slides / slide_id).rename(going)
         shutil.rmtree(going, ignore_errors=True)
 
+    def clear(self, slide_id: str) -> None:
+        """Remove what earlier tries to register this slide left, none of which was recorded. Blocks."""
+        shutil.rmtree(self._uploads / slide_id, ignore_errors=True)
+        self.remove(slide_id)
+
+    def arriving(self, slide_id: str) -> bool:
+        """Whether a request is at work on this slide, in any process. Blocks."""
+        for folder in (self._uploads / slide_id, self._slides / slide_id):
+            with contextlib.suppress(OSError):
+                if not _unlocked(folder):
+                    return True
+        return False
+
+    def check_size(self, announced: int | None) -> None:
+        """Refuse by its Content-Length what cannot be stored. Raises `TooLarge`."""
+        # A multipart body is a little longer than its file.
+        if announced is not None and announced > self._max_bytes + _MULTIPART_OVERHEAD:
+            raise self._too_large()
+
     async def receive(
-        self, draft: Draft, stream: AsyncIterator[bytes], content_type: str, announced: int | None, filename: str | None
+        self,
+        draft: Draft,
+        stream: AsyncIterator[bytes],
+        content_type: str,
+        filename: str | None,
+        admit: Callable[[int], Awaitable[None]],
     ) -> Received:
         """Write the body into the draft; multipart bodies are unpacked as they come.
 
-        `announced`: the Content-Length if there is one. `filename`: the query's, which wins over the part's.
-        Raises `TooLarge`, `InvalidRequest`, and whatever the stream raises.
+        `filename`: the query's, which wins over the part's. `admit` is asked before the file grows to so many bytes.
+        Raises `TooLarge`, `InvalidRequest`, `StorageFull`, and whatever `admit` and the stream raise.
         """
         multipart = _boundary(content_type)
-        # A multipart body is a little longer than its file.
-        allowed = self._max_bytes if multipart is None else self._max_bytes + _MULTIPART_OVERHEAD
-        if announced is not None and announced > allowed:
-            raise self._too_large()
-        sink = _Sink(draft.folder / _ARRIVING)
+        sink = _Sink(draft.folder / _ARRIVING, admit)
         try:
             if multipart is None:
                 async for chunk in stream:
@@ -199,8 +220,9 @@ class UploadStore:
 class _Sink:
     """A file that is written and hashed in blocks, in a thread; the writer waits for the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, admit: Callable[[int], Awaitable[None]]) -> None:
         self._file: BinaryIO = path.open("xb", buffering=0)
+        self._admit = admit
         self._hash = hashlib.sha256()
         self._block = bytearray()
         self.size = 0
@@ -223,13 +245,17 @@ class _Sink:
     async def _flush(self) -> None:
         block, self._block = bytes(self._block), bytearray()
         if block:
+            await self._admit(self.size)
             await asyncio.to_thread(self._store, block)
 
     def _store(self, block: bytes) -> None:
         self._hash.update(block)
         view = memoryview(block)
-        while view:
-            view = view[self._file.write(view) :]
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise full_disk(error) from error
 
 
 class _FilePart:
@@ -293,6 +319,11 @@ class _FilePart:
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def is_multipart(content_type: str) -> bool:
+    """Whether a body has parts."""
+    return bool(parse_options_header(content_type)[0] == b"multipart/form-data")
 
 
 def _boundary(content_type: str) -> bytes | None:

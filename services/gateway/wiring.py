@@ -15,31 +15,36 @@ from fastapi import FastAPI
 
 from microtome.artifacts.store import ArtifactStore
 from microtome.bus.jetstream import JetStreamBus
-from microtome.domain.limits import Limits
 from microtome.errors import ConfigurationError
 from microtome.eventlog.database import Database
 from microtome.eventlog.migrate import migrate
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.readmodels.projection import ReadModels
 from microtome.readmodels.queries import Queries
+from microtome.reservations.uploads import Uploads
 from microtome.segmentation.model import load_model
 from microtome.workflows import Workflows
-from services.gateway import health, jobs, live, page, problems, slides, views, workflows
+from services.gateway import files, health, history, jobs, live, page, problems, slides, tus, users, views, workflows
 from services.gateway.admission import Admission, Gate
 from services.gateway.attendance import Attendance
 from services.gateway.body_limit import BodyLimit
+from services.gateway.completion import Completion
 from services.gateway.context import Gateway
+from services.gateway.deletion import Deletions
 from services.gateway.facts import Facts
 from services.gateway.headlines import Headlines
 from services.gateway.hub import Hub
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
+from services.gateway.quota import Quota
 from services.gateway.rate_limit import RateLimit
 from services.gateway.registration import Registrar
+from services.gateway.resumable import ResumableStore
 from services.gateway.settings import GatewaySettings
 from services.gateway.showing import Showing
 from services.gateway.snapshots import Snapshots
-from services.gateway.submission import Defaults, Submissions
+from services.gateway.specs import Defaults
+from services.gateway.submission import Submissions
 from services.gateway.sweeping import Sweeper
 from services.gateway.trace import GatewayMetrics, Observe
 from services.gateway.uploads import UploadStore
@@ -48,7 +53,7 @@ from services.gateway.version import version
 logger = logging.getLogger(__name__)
 
 API = "/api/v1"
-_STREAMED = frozenset({("POST", f"{API}/slides")})
+_STREAMED = frozenset({("POST", f"{API}/slides"), ("POST", f"{API}/uploads"), ("PATCH", f"{API}/uploads/*")})
 _PROBLEM = {
     "model": views.Problem,
     "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -70,19 +75,23 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         log = await stack.enter_async_context(PostgresEventLog(database, [ReadModels()]))
         bus = await JetStreamBus.connect(settings.microtome_nats_url, name="gateway")
         stack.push_async_callback(bus.close)
-        limits = Limits(
-            max_workers=settings.max_workers,
-            max_active_users=settings.max_active_users,
-            max_attempts=settings.max_attempts,
-        )
+        limits = settings.limits
         queries = Queries(database)
+        deciding = Workflows(log, limits)
         uploads = UploadStore(settings.microtome_data_dir, settings.max_upload_bytes)
         await asyncio.to_thread(uploads.open)
-        sweeper = Sweeper(uploads, log)
-        sweeper.start()
-        stack.push_async_callback(sweeper.stop)
         registrar = Registrar(log)
         stack.push_async_callback(registrar.finish)
+        uploading = Uploads(database)
+        resumable = ResumableStore(settings.microtome_data_dir)
+        await asyncio.to_thread(resumable.open)
+        completion = Completion(resumable, uploads, uploading, registrar, log)
+        stack.push_async_callback(completion.stop)
+        artifacts = ArtifactStore(settings.microtome_data_dir / "artifacts")
+        deletions = Deletions(database, queries, log, deciding, uploads, artifacts)
+        sweeper = Sweeper(uploads, log, completion, deletions)
+        sweeper.start()
+        stack.push_async_callback(sweeper.stop)
         pixels = Pixels(settings.gateway_pixel_workers)
         stack.push_async_callback(pixels.close)
         # The hub shows what the places say, and the places tell the hub when they change.
@@ -103,12 +112,17 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             log=log,
             bus=bus,
             queries=queries,
-            workflows=Workflows(log, limits),
+            workflows=deciding,
             showing=showing,
-            submissions=Submissions(log, queries, defaults),
+            submissions=Submissions(log, queries, deciding, limits, defaults),
             registrar=registrar,
             uploads=uploads,
-            artifacts=ArtifactStore(settings.microtome_data_dir / "artifacts"),
+            quota=Quota(uploading, settings.microtome_data_dir, settings.user_quota_bytes),
+            uploading=uploading,
+            resumable=resumable,
+            completion=completion,
+            deletions=deletions,
+            artifacts=artifacts,
             pixels=pixels,
             hub=hub,
             snapshots=Snapshots(database, showing, places),
@@ -131,7 +145,7 @@ def _defaults(settings: GatewaySettings) -> Defaults:
         raise ConfigurationError(
             f"TILE_OVERLAP is {settings.tile_overlap}, but the model {model.name!r} needs at least {model.halo_min}."
         )
-    return Defaults(settings.tile_size, settings.tile_overlap, settings.instanseg_model, model.halo_min)
+    return Defaults(settings.tile_size, settings.tile_overlap, settings.instanseg_model, model.halo_min, model.mpp)
 
 
 def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None) -> FastAPI:
@@ -151,12 +165,14 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # `Observe` makes the one span of a request, named by its route.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={"default": {**_PROBLEM, "description": "What went wrong (RFC 9457)."}},
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,
     )
     problems.install(app)
-    for part in (health, slides, workflows, jobs, live):
+    for part in (health, slides, tus, files, workflows, jobs, history, users, live):
         app.include_router(part.router, prefix=API)
     app.include_router(page.router(settings.microtome_ui_dir))
     app.add_middleware(
@@ -166,6 +182,9 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
         refused=measured.overloaded.labels("requests"),
         in_flight=measured.in_flight,
     )
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=_STREAMED)
+    app.add_middleware(
+        BodyLimit, limit=settings.max_body_bytes, streamed=_STREAMED, seconds=settings.upload_stall_seconds
+    )
+    app.add_middleware(tus.MethodOverride, prefix=f"{API}/uploads/")
     app.add_middleware(Observe, metrics=measured.http)
     return app
