@@ -19,11 +19,12 @@ from operator import itemgetter
 import asyncpg
 
 from microtome.contracts.codec import from_json, message_type
+from microtome.domain.cluster import STREAM_PREFIX
 from microtome.errors import ConcurrencyConflict, Conflict
 from microtome.eventlog.database import Connection, Database, typed_errors
 from microtome.eventlog.log import Cursor
 from microtome.eventlog.upcast import UPCASTERS, Upcasters
-from microtome.readmodels.folding import COLUMNS, SEATS, SLIDE_PREFIX, STREAM_PREFIX, Fact, Rows, Seats, fold
+from microtome.readmodels.folding import COLUMNS, SEATS, SLIDE_PREFIX, Fact, Rows, Seats, fold
 from microtome.readmodels.projection import TABLES
 
 # Events fetched at once, and rows stored at once.

@@ -15,7 +15,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microtome.contracts import codec, messages
+from microtome.contracts import canonical, codec, messages
+from microtome.contracts.compiled import Unusual
 from microtome.contracts.messages import (
     ALL,
     DeadLetter,
@@ -232,3 +233,31 @@ def test_reading_json_is_fast_enough_to_fold_a_log() -> None:
             codec.from_json(JobFailed, data)
         best = min(best, time.perf_counter() - begun)
     assert 2_000 / best > 20_000
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_the_compiled_way_and_the_general_way_are_one(cls: type[Message]) -> None:
+    @settings(max_examples=15, deadline=None, database=None)
+    @given(instances(cls))
+    def check(message: Message) -> None:
+        written = canonical._write_any(message)
+        assert codec.to_json(message) == written
+        stored = json.loads(json.dumps(written))
+        assert codec.from_json(cls, stored) == canonical._read_any(cls, stored) == message
+
+    check()
+
+
+def test_what_is_usual_takes_the_compiled_way() -> None:
+    started = JobStarted(job_id="a", attempt=2, slot=1)
+    compiled = canonical._COMPILER
+    assert compiled.reader(JobStarted)(compiled.writer(JobStarted)(started)) == started
+    for unusual in ({"job_id": "a"}, {"jobId": None}, {"jobId": "ü"}, {"jobId": "a", "more": 1}, {"attempt": 2.0}):
+        with pytest.raises(Unusual):
+            compiled.reader(JobStarted)(unusual)
+        codec.from_json(JobStarted, unusual)
+    for wrong in (JobStarted(job_id=1), JobStarted(job_id=None), JobStarted(job_id="a", attempt=2**31)):  # type: ignore[arg-type]
+        with pytest.raises(Unusual):
+            compiled.writer(JobStarted)(wrong)
+        with pytest.raises(InvalidRequest):
+            codec.to_json(wrong)
