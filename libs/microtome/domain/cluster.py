@@ -3,7 +3,8 @@
 Promises: `Cluster` is the fold of the whole log, in log order, with `evolve`; occupancy is read off the workflows and
 seats and never counted up and down. A version shares almost everything with the one before, so an event costs
 microseconds with 100,000 workflows as with ten.
-Refuses: to remember a workflow that succeeded. Failed and cancelled ones stay, since the user may retry them.
+Refuses: to remember a workflow in which every job succeeded. Failed and cancelled ones stay, since the user may retry
+them; jobs that are added to a forgotten one bring along all there is to know.
 """
 
 from __future__ import annotations
@@ -21,17 +22,30 @@ from microtome.contracts.messages import (
     SeatReleased,
     WorkflowSubmitted,
 )
-from microtome.domain import workflow as workflows
+from microtome.domain import evolution
+from microtome.domain.eligibility import all_succeeded, runnable_work_left
 from microtome.domain.evolution import AboutJob
 from microtome.domain.persistent import PersistentMap
-from microtome.domain.state import Job, JobStatus, Workflow
+from microtome.domain.rates import Rates
+from microtome.domain.standing import PENDING, RUNNING, SUCCEEDED
+from microtome.domain.state import Job, Workflow
 from microtome.errors import NotFound
 
 V = TypeVar("V")
 STREAM_PREFIX = "workflow-"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
+class Seat:
+    """What makes a user active. Seats sort by their numbers."""
+
+    number: int
+    granted_at: datetime
+    tiles: int = 0
+    """Work that the user's jobs finished since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A job that occupies a worker slot."""
 
@@ -40,6 +54,11 @@ class Running:
     job_id: str
     attempt: int
     slot: int
+    tiles: int
+    """The job's work, as far as it is known."""
+    started_at: datetime
+    moment: int
+    """When it started, in the order of the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,43 +70,38 @@ class Cluster:
 
     moment: int = 0
     workflows: PersistentMap[Workflow] = field(default_factory=PersistentMap)
-    """All workflows that did not succeed, by id."""
+    """All workflows with a job that did not succeed, by id."""
     live: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Users with work that can run by itself: their workflows that have some, each with the moment that it came to."""
     line: Mapping[str, int] = field(default_factory=dict)
     """Users who wait for a seat, first come first, each with the moment since when."""
-    seats: Mapping[str, int] = field(default_factory=dict)
-    """Active users and the number of the seat they hold."""
+    seats: Mapping[str, Seat] = field(default_factory=dict)
+    """Active users and the seat they hold."""
     running: Mapping[str, Running] = field(default_factory=dict)
     """Running jobs by id."""
     retries: Mapping[str, datetime] = field(default_factory=dict)
     """Pending jobs that start no earlier than a time."""
     last_started: Mapping[str, int] = field(default_factory=dict)
     """When an active user's latest job started; whose turn it is among equals follows from it."""
+    rates: Rates = field(default_factory=Rates)
+    """How fast jobs go."""
 
 
 def evolve(cluster: Cluster, event: Message, at: datetime, stream: str) -> Cluster:
     """Return the cluster after `event` of `stream`, a fact since `at`; raises NotFound for an unknown workflow."""
-    cluster = replace(cluster, moment=cluster.moment + 1)
-    if isinstance(event, WorkflowSubmitted):
-        return _follow(cluster, workflows.evolve(None, event, at), None)
-    if isinstance(event, JobsAdded):
-        return _follow(cluster, workflows.evolve(cluster.workflows.get(event.workflow_id), event, at), None)
     if isinstance(event, AboutJob):
-        workflow_id = stream.removeprefix(STREAM_PREFIX)
-        before = cluster.workflows.get(workflow_id)
-        if isinstance(event, ArtifactsDeleted) and (before is None or event.job_id not in before.jobs):
-            return cluster
-        if before is None:
-            raise NotFound(f"A {type(event).__name__} in {stream} belongs to no workflow that could still change.")
-        after = workflows.evolve(before, event, at)
-        return _follow(cluster, after, after.jobs[event.job_id])
+        return _job(cluster, event, at, stream)
+    if isinstance(event, WorkflowSubmitted):
+        return _grown(cluster, evolution.evolve(None, event, at))
+    if isinstance(event, JobsAdded):
+        return _grown(cluster, evolution.evolve(cluster.workflows.get(event.workflow_id), event, at))
+    moment = cluster.moment + 1
     if isinstance(event, SeatGranted):
-        user = event.user_id
-        return replace(cluster, seats={**cluster.seats, user: event.seat}, line=_without(cluster.line, user))
+        seats = {**cluster.seats, event.user_id: Seat(event.seat, at)}
+        return replace(cluster, moment=moment, seats=seats, line=_without(cluster.line, event.user_id))
     if isinstance(event, SeatReleased):
         return _stand_up(cluster, event.user_id)
-    return cluster
+    return replace(cluster, moment=moment)
 
 
 def _without(mapping: Mapping[str, V], key: str) -> Mapping[str, V]:
@@ -95,55 +109,100 @@ def _without(mapping: Mapping[str, V], key: str) -> Mapping[str, V]:
 
 
 def _stand_up(cluster: Cluster, user: str) -> Cluster:
-    # Work may have arrived after the scheduler decided: the user then joins the line, at its end.
-    line = {**cluster.line, user: cluster.moment} if user in cluster.live else cluster.line
+    # Work may be left, since the tenure of the seat is over, or because it arrived after the scheduler decided: the
+    # user then joins the line, at its end.
+    moment = cluster.moment + 1
     return replace(
         cluster,
+        moment=moment,
         seats=_without(cluster.seats, user),
         last_started=_without(cluster.last_started, user),
-        line=line,
+        line={**cluster.line, user: moment} if user in cluster.live else cluster.line,
     )
 
 
-def _follow(cluster: Cluster, workflow: Workflow, job: Job | None) -> Cluster:
-    """Take in the new state of a workflow, in which `job` is what changed (None: all of it is new)."""
-    workflow_id, user = workflow.workflow_id, workflow.user_id
-    if job is not None and job.status is JobStatus.SUCCEEDED and _all_succeeded(workflow):
-        known = cluster.workflows.drop(workflow_id)
-    else:
-        known = cluster.workflows.set(workflow_id, workflow)
-    running, retries, last_started = cluster.running, cluster.retries, cluster.last_started
-    if job is not None:
-        if job.status is JobStatus.RUNNING:
-            if job.job_id not in running:
-                assert job.slot is not None
-                running = {**running, job.job_id: Running(user, workflow_id, job.job_id, job.attempt, job.slot)}
-                last_started = {**last_started, user: cluster.moment}
-        else:
-            running = _without(running, job.job_id)
-        if job.status is JobStatus.PENDING and job.not_before is not None:
-            retries = {**retries, job.job_id: job.not_before}
-        else:
-            retries = _without(retries, job.job_id)
-    cluster = replace(cluster, workflows=known, running=running, retries=retries, last_started=last_started)
-    return _note_work(cluster, workflow)
+def _grown(cluster: Cluster, workflow: Workflow) -> Cluster:
+    moment = cluster.moment + 1
+    live, line = _work(cluster, workflow, moment)
+    known = cluster.workflows.set(workflow.workflow_id, workflow)
+    return replace(cluster, moment=moment, workflows=known, live=live, line=line)
 
 
-def _all_succeeded(workflow: Workflow) -> bool:
-    return all(job.status is JobStatus.SUCCEEDED for job in workflow.jobs.values())
+def _job(cluster: Cluster, event: AboutJob, at: datetime, stream: str) -> Cluster:
+    workflow_id = stream.removeprefix(STREAM_PREFIX)
+    workflow = cluster.workflows.get(workflow_id)
+    moment = cluster.moment + 1
+    if isinstance(event, ArtifactsDeleted) and (workflow is None or event.job_id not in workflow.jobs):
+        return replace(cluster, moment=moment)
+    if workflow is None:
+        raise NotFound(f"A {type(event).__name__} in {stream} belongs to no workflow that could still change.")
+    following = evolution.evolve(workflow, event, at)
+    before, job = workflow.jobs[event.job_id], following.jobs[event.job_id]
+    done = job.status is SUCCEEDED and all_succeeded(following)
+    known = cluster.workflows.drop(workflow_id) if done else cluster.workflows.set(workflow_id, following)
+    live, line = _work(cluster, following, moment)
+    user, finishes = workflow.user_id, job.status is SUCCEEDED and before.status is RUNNING
+    starts = job.status is RUNNING and before.status is not RUNNING
+    return Cluster(
+        moment=moment,
+        workflows=known,
+        live=live,
+        line=line,
+        seats=_credited(cluster.seats, user, before.tiles) if finishes else cluster.seats,
+        running=_running(cluster, following, job, moment),
+        retries=_retries(cluster.retries, job),
+        last_started={**cluster.last_started, user: moment} if starts else cluster.last_started,
+        rates=cluster.rates.after(replace(before, result=job.result), at) if finishes else cluster.rates,
+    )
 
 
-def _note_work(cluster: Cluster, workflow: Workflow) -> Cluster:
-    """Keep `live` and `line` true after the workflow changed."""
+def _credited(seats: Mapping[str, Seat], user: str, tiles: int) -> Mapping[str, Seat]:
+    seat = seats.get(user)
+    if seat is None:
+        return seats
+    return {**seats, user: Seat(seat.number, seat.granted_at, seat.tiles + tiles)}
+
+
+def _running(cluster: Cluster, workflow: Workflow, job: Job, moment: int) -> Mapping[str, Running]:
+    running = cluster.running
+    if job.status is not RUNNING:
+        return _without(running, job.job_id)
+    known = running.get(job.job_id)
+    if known is not None:
+        return running if known.tiles == job.tiles else {**running, job.job_id: replace(known, tiles=job.tiles)}
+    assert job.slot is not None
+    assert job.started_at is not None
+    started = Running(
+        user_id=workflow.user_id,
+        workflow_id=workflow.workflow_id,
+        job_id=job.job_id,
+        attempt=job.attempt,
+        slot=job.slot,
+        tiles=job.tiles,
+        started_at=job.started_at,
+        moment=moment,
+    )
+    return {**running, job.job_id: started}
+
+
+def _retries(retries: Mapping[str, datetime], job: Job) -> Mapping[str, datetime]:
+    if job.status is PENDING and job.not_before is not None:
+        return {**retries, job.job_id: job.not_before}
+    return _without(retries, job.job_id)
+
+
+def _work(
+    cluster: Cluster, workflow: Workflow, moment: int
+) -> tuple[Mapping[str, Mapping[str, int]], Mapping[str, int]]:
+    """Return `live` and `line` after the workflow changed."""
     user, workflow_id = workflow.user_id, workflow.workflow_id
     theirs = cluster.live.get(user, {})
-    if workflows.runnable_work_left(workflow) == (workflow_id in theirs):
-        return cluster
-    theirs = _without(theirs, workflow_id) if workflow_id in theirs else {**theirs, workflow_id: cluster.moment}
-    live = {**cluster.live, user: theirs} if theirs else _without(cluster.live, user)
-    line = cluster.line
+    live, line = cluster.live, cluster.line
+    if runnable_work_left(workflow) == (workflow_id in theirs):
+        return live, line
+    theirs = _without(theirs, workflow_id) if workflow_id in theirs else {**theirs, workflow_id: moment}
     if not theirs:
-        line = _without(line, user)
-    elif user not in cluster.seats and user not in line:
-        line = {**line, user: cluster.moment}
-    return replace(cluster, live=live, line=line)
+        return _without(live, user), _without(line, user)
+    if user not in cluster.seats and user not in line:
+        line = {**line, user: moment}
+    return {**live, user: theirs}, line

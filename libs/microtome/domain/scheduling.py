@@ -1,12 +1,15 @@
-"""Who gets a seat, which job starts, and why every other job waits.
+"""Which job starts, and which one gives its slot to another user.
 
 A job starts when, in this order: its dependencies succeeded, it is the head of its branch, its user holds a seat, a
-worker slot is free.
+worker slot is free. A slot goes to the seated user who has no running job; among several, and when everybody has one,
+to the one with the least work (tiles of running jobs and of those finished since the seat was granted), then to the
+one whose last start is longest ago, then to the oldest work. Of one user's jobs the oldest goes first.
+
+When a seated user could start a job, has none running, and no slot is free, somebody gives one up: the user with the
+most running jobs, if more than one, their youngest; else the job that has run longest, if its time slice is over.
 
 Promises: pure; applying the decisions in their order keeps every limit, and afterwards nothing that could run is left
-waiting while there is room. Seats go first come first served, and are kept until a user's runnable work is finished;
-slots go to the seated user with the fewest running jobs, among equals to the one whose last start is longest ago, and
-of one user's jobs to the oldest.
+waiting while there is room. A slot is taken only to be given at once to a user who has none.
 Refuses: to act. The scheduler turns decisions into events.
 """
 
@@ -15,21 +18,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-from microtome.domain.cluster import Cluster
-from microtome.domain.eligibility import branch_head, halted, startable, unmet_dependency
+from microtome.domain.cluster import Cluster, Running, Seat
+from microtome.domain.graph import members
 from microtome.domain.limits import Limits
-from microtome.domain.state import Job, JobStatus, Workflow
+from microtome.domain.seating import GrantSeat, ReleaseSeat, leaving, lowest_free, seat_line, seating
+from microtome.domain.state import Job
+from microtome.domain.waiting import Waiting, positions, waiting, waiting_in
 
 __all__ = [
     "Decision",
     "GrantSeat",
     "Limits",
+    "PreemptJob",
     "ReleaseSeat",
     "StartJob",
     "Waiting",
+    "leaving",
     "next_wakeup",
+    "positions",
     "schedule",
     "seat_line",
     "waiting",
@@ -38,19 +46,12 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseSeat:
-    """The user has nothing left that could run."""
+class PreemptJob:
+    """The attempt gives its slot to the job that the next decision starts."""
 
-    user_id: str
-    seat: int
-
-
-@dataclass(frozen=True, slots=True)
-class GrantSeat:
-    """The user becomes active."""
-
-    user_id: str
-    seat: int
+    workflow_id: str
+    job_id: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,157 +63,108 @@ class StartJob:
     slot: int
 
 
-Decision: TypeAlias = ReleaseSeat | GrantSeat | StartJob
-WaitingKind: TypeAlias = Literal["dependency", "branch", "seat", "worker", "retry", "halted"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """Why a job does not run yet."""
-
-    kind: WaitingKind
-    detail: str
-    """A sentence for people."""
-    job_id: str | None = None
-    """The job that is waited for (dependency, branch) or whose end halts this one (halted)."""
-    position: int | None = None
-    """Place in the line for a seat, from 1."""
-    until: datetime | None = None
-    """When the job may be tried again (retry)."""
+Decision: TypeAlias = ReleaseSeat | GrantSeat | PreemptJob | StartJob
 
 
 def schedule(cluster: Cluster, limits: Limits, now: datetime) -> tuple[Decision, ...]:
     """Return what to do now, to be applied together and in this order."""
-    released = [ReleaseSeat(user, seat) for user, seat in cluster.seats.items() if user not in cluster.live]
-    gone = {decision.user_id for decision in released}
-    seats = {user: seat for user, seat in cluster.seats.items() if user not in gone}
-    granted: list[GrantSeat] = []
-    for user in cluster.line:
-        seat = _lowest_free(seats, limits.max_active_users)
-        if seat is None:
-            break
-        seats[user] = seat
-        granted.append(GrantSeat(user, seat))
-    return (*released, *granted, *_starts(cluster, seats, limits, now))
+    seated, seats = seating(cluster, limits, now)
+    return (*seated, *_Slots(cluster, seats, limits, now).decisions())
 
 
-def _lowest_free(taken: Mapping[str, int], size: int) -> int | None:
-    """Return the lowest free number; none when as many are taken as there may be, whatever their numbers."""
-    if len(taken) >= size:
-        return None
-    numbers = set(taken.values())
-    return next(number for number in range(size) if number not in numbers)
+class _Slots:
+    """One sharing out of the worker slots."""
 
+    def __init__(self, cluster: Cluster, seats: Mapping[str, Seat], limits: Limits, now: datetime) -> None:
+        self._limits = limits
+        self._now = now
+        self._running = dict(cluster.running)
+        self._slots = {job_id: running.slot for job_id, running in cluster.running.items()}
+        self._busy = dict.fromkeys(seats, 0)
+        self._work = {user: seat.tiles for user, seat in seats.items()}
+        for running in cluster.running.values():
+            self._busy[running.user_id] = self._busy.get(running.user_id, 0) + 1
+            self._work[running.user_id] = self._work.get(running.user_id, 0) + running.tiles
+        self._last = {user: cluster.last_started.get(user, 0) for user in seats}
+        self._turn = cluster.moment
+        self._queues = {user: _candidates(cluster, user, now) for user in seats}
+        self._heads = {user: head for user, queue in self._queues.items() if (head := next(queue, None))}
 
-def _starts(cluster: Cluster, seats: Mapping[str, int], limits: Limits, now: datetime) -> Iterator[StartJob]:
-    slots = {job_id: running.slot for job_id, running in cluster.running.items()}
-    busy = dict.fromkeys(seats, 0)
-    for running in cluster.running.values():
-        busy[running.user_id] = busy.get(running.user_id, 0) + 1
-    last = {user: cluster.last_started.get(user, 0) for user in seats}
-    queues = {user: _candidates(cluster, user, now) for user in seats}
-    heads = {user: head for user, queue in queues.items() if (head := next(queue, None))}
-    turn = cluster.moment
-    while heads and (slot := _lowest_free(slots, limits.max_workers)) is not None:
-        user = min(heads, key=lambda user: (busy[user], last[user], heads[user][0]))
-        _, workflow_id, job = heads[user]
-        yield StartJob(workflow_id, job.job_id, slot)
-        slots[job.job_id] = slot
-        turn += 1
-        busy[user] += 1
-        last[user] = turn
-        following = next(queues[user], None)
+    def decisions(self) -> Iterator[PreemptJob | StartJob]:
+        while self._heads:
+            user = min(self._heads, key=self._claim)
+            if len(self._slots) >= self._limits.max_workers:
+                victim = None if self._busy[user] else self._victim()
+                if victim is None:
+                    return
+                self._give_up(victim)
+                yield PreemptJob(victim.workflow_id, victim.job_id, victim.attempt)
+            slot = lowest_free(self._slots, self._limits.max_workers)
+            assert slot is not None
+            yield self._start(user, slot)
+
+    def _claim(self, user: str) -> tuple[bool, int, int, int]:
+        """Whose turn it is: the user for whom this is least."""
+        return self._busy[user] > 0, self._work[user], self._last[user], self._heads[user][0]
+
+    def _start(self, user: str, slot: int) -> StartJob:
+        _, workflow_id, job = self._heads[user]
+        self._slots[job.job_id] = slot
+        self._turn += 1
+        self._busy[user] += 1
+        self._work[user] += job.tiles
+        self._last[user] = self._turn
+        following = next(self._queues[user], None)
         if following is None:
-            del heads[user]
+            del self._heads[user]
         else:
-            heads[user] = following
+            self._heads[user] = following
+        return StartJob(workflow_id, job.job_id, slot)
+
+    def _victim(self) -> Running | None:
+        """Return the job whose slot goes to a user who has none. None when everybody has few and has them shortly.
+
+        Users without a job come before all others, so none of the jobs that run was started just now.
+        """
+        if len(self._slots) > self._limits.max_workers or not self._running:
+            return None
+        owners = {running.user_id for running in self._running.values()}
+        richest = max(owners, key=lambda user: (self._busy[user], self._work[user], user))
+        if self._busy[richest] > 1:
+            theirs = (running for running in self._running.values() if running.user_id == richest)
+            return max(theirs, key=lambda running: running.moment)
+        longest = min(self._running.values(), key=lambda running: running.moment)
+        return longest if self._now - longest.started_at >= self._limits.time_slice else None
+
+    def _give_up(self, victim: Running) -> None:
+        user = victim.user_id
+        del self._slots[victim.job_id], self._running[victim.job_id]
+        self._busy[user] -= 1
+        self._work[user] -= victim.tiles
+        if not self._busy[user]:
+            # Their next claim is a new one, for the next look; else two users could take turns within this one.
+            self._heads.pop(user, None)
 
 
 def _candidates(cluster: Cluster, user: str, now: datetime) -> Iterator[tuple[int, str, Job]]:
     """Yield the user's startable jobs, oldest first; lazily, for only a few slots can be free."""
     for workflow_id, moment in cluster.live.get(user, {}).items():
-        for job in startable(cluster.workflows[workflow_id], now):
-            yield moment, workflow_id, job
+        workflow = cluster.workflows[workflow_id]
+        for turn in members(workflow.ready):
+            job = workflow.at_turn(turn)
+            if job.not_before is None or job.not_before <= now:
+                yield moment, workflow_id, job
 
 
-def seat_line(cluster: Cluster) -> tuple[str, ...]:
-    """Return the users who wait for a seat, first in line first."""
-    return tuple(cluster.line)
-
-
-def next_wakeup(cluster: Cluster, now: datetime) -> datetime | None:
-    """Return the next time after `now` at which a job may be tried again."""
-    return min((at for at in cluster.retries.values() if at > now), default=None)
-
-
-def waiting(cluster: Cluster, limits: Limits, now: datetime) -> dict[str, Waiting]:
-    """Return for every job that neither runs nor ended why it waits, by job id."""
-    positions = _positions(cluster)
-    return {
-        job_id: reason
-        for workflow in cluster.workflows.values()
-        for job_id, reason in _reasons(cluster, workflow, positions, limits, now)
-    }
-
-
-def waiting_in(cluster: Cluster, workflow: Workflow, limits: Limits, now: datetime) -> dict[str, Waiting]:
-    """Return the same for the jobs of one workflow."""
-    return dict(_reasons(cluster, workflow, _positions(cluster), limits, now))
-
-
-def _positions(cluster: Cluster) -> dict[str, int]:
-    return {user: position for position, user in enumerate(cluster.line, start=1)}
-
-
-def _reasons(
-    cluster: Cluster, workflow: Workflow, positions: Mapping[str, int], limits: Limits, now: datetime
-) -> Iterator[tuple[str, Waiting]]:
-    causes = halted(workflow)
-    heads = {branch: branch_head(workflow, branch) for branch in workflow.graph.branches}
-    capacity: Waiting | None = None
-    for job in workflow.jobs.values():
-        if job.status is not JobStatus.PENDING:
-            continue
-        if job.job_id in causes:
-            yield job.job_id, _halt(job, workflow.jobs[causes[job.job_id]])
-        elif (needed := unmet_dependency(workflow, job)) is not None:
-            detail = f"Waits for job {needed.key!r}, which it depends on."
-            yield job.job_id, Waiting(kind="dependency", job_id=needed.job_id, detail=detail)
-        elif (head := heads[job.spec.branch]) is not None and head is not job:
-            detail = f"Behind job {head.key!r} in branch {job.spec.branch!r}."
-            yield job.job_id, Waiting(kind="branch", job_id=head.job_id, detail=detail)
-        elif job.not_before is not None and job.not_before > now:
-            yield job.job_id, _pause(job, job.not_before)
-        else:
-            capacity = capacity or _capacity(cluster, positions.get(workflow.user_id), limits)
-            yield job.job_id, capacity
-
-
-def _halt(job: Job, cause: Job) -> Waiting:
-    failed = cause.status is JobStatus.FAILED
-    # Giving a failed job up lets its branch go on, but never what depends on it.
-    cancelling_helps = failed and cause.spec.branch == job.spec.branch and cause.job_id not in job.spec.depends_on
-    remedy = "retry or cancel it to go on" if cancelling_helps else "retry it to go on"
-    detail = f"Halted: job {cause.key!r} {'failed' if failed else 'was cancelled'}; {remedy}."
-    return Waiting(kind="halted", job_id=cause.job_id, detail=detail)
-
-
-def _pause(job: Job, until: datetime) -> Waiting:
-    why = f" after: {job.error.detail}" if job.error else ""
-    detail = f"Attempt {job.attempt + 1} starts at {until:%H:%M:%S} UTC{why}"
-    return Waiting(kind="retry", until=until, detail=detail)
-
-
-def _capacity(cluster: Cluster, position: int | None, limits: Limits) -> Waiting:
-    if position is not None:
-        detail = f"{_ordinal(position)} in line for one of {limits.max_active_users} seats for active users."
-        return Waiting(kind="seat", position=position, detail=detail)
-    if len(cluster.running) >= limits.max_workers:
-        return Waiting(kind="worker", detail=f"All {limits.max_workers} workers are busy.")
-    return Waiting(kind="worker", detail="A worker is free; the job starts in a moment.")
-
-
-def _ordinal(number: int) -> str:
-    tens = number % 100
-    ending = "th" if tens in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+def next_wakeup(cluster: Cluster, now: datetime, limits: Limits | None = None) -> datetime | None:
+    """Return the next time after `now` at which time alone can make a difference: a job may be tried again, and, with
+    `limits`, the tenure of a seat or a job's time slice is over.
+    """
+    times = [at for at in cluster.retries.values() if at > now]
+    if limits is not None:
+        if limits.seat_tenure is not None and cluster.line:
+            times += (seat.granted_at + limits.seat_tenure for seat in cluster.seats.values())
+        owners = {running.user_id for running in cluster.running.values()}
+        if len(cluster.running) >= limits.max_workers and any(user not in owners for user in cluster.seats):
+            times += (running.started_at + limits.time_slice for running in cluster.running.values())
+    return min((at for at in times if at > now), default=None)

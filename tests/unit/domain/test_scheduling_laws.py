@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from microtome.contracts.messages import JobRetried, SeatReleased, SlideRegistered
-from microtome.domain.cluster import Cluster, evolve
+from microtome.domain.cluster import Cluster, Seat, evolve
 from microtome.domain.scheduling import (
     GrantSeat,
     Limits,
@@ -27,7 +27,7 @@ def test_a_job_starts_with_a_seat_and_a_slot() -> None:
     world = World()
     world.submit("w", "ada")
     assert world.tick() == ["w.job"]
-    assert world.cluster.seats == {"ada": 0}
+    assert world.cluster.seats == {"ada": Seat(0, BEGINNING)}
     assert world.job("w.job").slot == 0
     assert world.tick() == []
 
