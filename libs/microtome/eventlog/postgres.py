@@ -71,6 +71,15 @@ _LAG = """
 select coalesce(extract(epoch from clock_timestamp() - min(at)), 0)::float8
 from events where xid >= pg_snapshot_xmin(pg_current_snapshot())
 """
+# Of the whole cluster: a writer in another database holds readers back as well.
+_OLDEST_WRITER = """
+select coalesce(max(extract(epoch from clock_timestamp() - began)), 0)::float8
+from (
+    select xact_start as began from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
+    union all
+    select prepared from pg_prepared_xacts
+) as writers
+"""
 
 
 def stored_event(row: asyncpg.Record, upcasters: Upcasters = UPCASTERS) -> StoredEvent:
@@ -161,6 +170,15 @@ class PostgresEventLog:
         """
         async with self._database.connection() as connection:
             return float(await connection.fetchval(_LAG))
+
+    async def oldest_writer(self) -> float:
+        """Return the age in seconds of the oldest open transaction that has written something; 0 when there is none.
+
+        Readers see nothing that was appended after it began to write, until it ends. Transactions of other roles
+        count only if this one may see them (a superuser or a member of pg_read_all_stats).
+        """
+        async with self._database.connection() as connection:
+            return float(await connection.fetchval(_OLDEST_WRITER))
 
     async def _append(self, appends: tuple[Append, ...]) -> tuple[StoredEvent, ...]:
         async with self._database.connection() as connection, connection.transaction(isolation="repeatable_read"):

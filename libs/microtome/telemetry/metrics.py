@@ -78,10 +78,17 @@ class RelayMetrics:
 
 
 class LogMetrics:
-    """`events_appended_total{type}`, whoever appended them. Owned by the scheduler, which folds them all."""
+    """`events_appended_total{type}`, whoever appended them, and `log_oldest_writer_seconds`: above a few seconds, a
+    stuck transaction holds back all readers of the log. Owned by the scheduler, which folds all events.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.appended = Counter("events_appended", "Events appended to the log.", ["type"], registry=registry)
+        self.oldest_writer = Gauge(
+            "log_oldest_writer_seconds",
+            "Age of the oldest open transaction that wrote something; readers wait for its end.",
+            registry=registry,
+        )
 
 
 class WorkerMetrics:
