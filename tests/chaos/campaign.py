@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,9 @@ USERS = 4
 SLIDE_PX = 640
 # A zombie sleeps for longer than its lease (10 s).
 ZOMBIE_S = 14.0
+# What a rolled back NATS has forgotten, where the campaign is old enough.
+ROLLBACK_S = 120.0
+BACKUP_EVERY_S = 30.0
 # How long a harm may go unanswered before the next one.
 PATIENCE_S = 60.0
 # How long an armed crash point is waited for.
@@ -88,6 +91,7 @@ class Campaign:
         self._chance.shuffle(self._parameters)
         self._submitted = 0
         self._read: list[StoredEvent] = []
+        self._backups: list[tuple[float, Path]] = []
 
     @property
     def acknowledged(self) -> Acknowledged:
@@ -178,6 +182,7 @@ class Campaign:
         while len(open_jobs(await self.events())) < 4:
             await self.submit()
         await self._until(lambda events: bool(running_jobs(events)), PATIENCE_S)
+        await self._back_up()
         await asyncio.sleep(harm.delay_s)
         blow = await self._do(harm)
         before = [event for event in await self.events() if event.at.timestamp() <= blow.at]
@@ -195,8 +200,8 @@ class Campaign:
                 return Blow(harm, at)
             case "zombie":
                 return await self._zombie(harm)
-            case "wipe":
-                return await self._wipe(harm)
+            case "wipe" | "rollback":
+                return await self._replace_store(harm)
             case "point":
                 return await self._crash(harm)
 
@@ -210,14 +215,43 @@ class Campaign:
                 os.kill(pid, signal.SIGCONT)
         return Blow(harm, at)
 
-    async def _wipe(self, harm: Harm) -> Blow:
-        pid = self.stack.pid("nats")
-        at = time.time()
+    async def _replace_store(self, harm: Harm) -> Blow:
+        """Let NATS wake up with nothing, or with what it had some time ago."""
+        with self._stopped("nats"):
+            at = time.time()
+            await asyncio.to_thread(shutil.rmtree, self._store, ignore_errors=True)
+            if harm.how == "rollback":
+                old = [path for made, path in self._backups if made <= time.monotonic() - ROLLBACK_S]
+                await asyncio.to_thread(shutil.copytree, old[-1] if old else self._backups[0][1], self._store)
+            await self.stack.kill("nats")
+        return Blow(harm, at)
+
+    async def _back_up(self) -> None:
+        """Keep a copy of what NATS stores now, for a later rollback."""
+        now = time.monotonic()
+        if self._backups and now - self._backups[-1][0] < BACKUP_EVERY_S:
+            return
+        copy = self.folder / f"jetstream-{len(self._backups)}"
+        with self._stopped("nats"):
+            await asyncio.to_thread(shutil.copytree, self._store, copy)
+        self._backups.append((now, copy))
+
+    @property
+    def _store(self) -> Path:
+        return self.stack.home / "nats" / "jetstream"
+
+    @contextlib.contextmanager
+    def _stopped(self, name: str) -> Iterator[None]:
+        """Have a process stand still; it may be killed meanwhile."""
+        pid = self.stack.pid(name)
         if pid is not None:
             os.kill(pid, signal.SIGSTOP)
-            await asyncio.to_thread(shutil.rmtree, self.stack.home / "nats" / "jetstream", ignore_errors=True)
-        await self.stack.kill("nats")
-        return Blow(harm, at)
+        try:
+            yield
+        finally:
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     async def _crash(self, harm: Harm) -> Blow:
         """Start the process anew, armed, and wait for its end at the named point."""

@@ -12,10 +12,10 @@ from typing import Literal
 
 from microtome.crashpoint import CrashPoint
 
-How = Literal["kill", "point", "zombie", "wipe"]
+How = Literal["kill", "point", "zombie", "wipe", "rollback"]
 SERVICES = ("gateway", "scheduler", "scheduler:2", "tiler", "inference", "merger")
 WORKERS = ("scheduler", "scheduler:2", "tiler", "inference", "merger")
-SERVERS = ("nats", "postgres")
+SERVERS = ("nats", "rollback", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Harm:
     """One thing that is done to one process.
 
     `kill`: SIGKILL at a random time. `point`: SIGKILL at a named point of its code. `zombie`: SIGSTOP for longer than a
-    lease, then SIGCONT. `wipe`: NATS loses all that it stored.
+    lease, then SIGCONT. `wipe`: NATS loses all that it stored. `rollback`: NATS wakes up with what it had stored two
+    minutes ago, or at the start.
     """
 
     how: How
@@ -57,8 +58,8 @@ def plan(seed: int, kills: int) -> list[Harm]:
                 harms.append(Harm("kill", next(services), delay))
             case "zombie":
                 harms.append(Harm("zombie", next(zombies), delay))
-            case "wipe":
-                harms.append(Harm("wipe", "nats", delay))
+            case "wipe" | "rollback" as how:
+                harms.append(Harm(how, "nats", delay))
             case server:
                 harms.append(Harm("kill", server, delay))
     chance.shuffle(harms)
