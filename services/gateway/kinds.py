@@ -119,7 +119,6 @@ KINDS: Mapping[str, Kind] = {
         "Storage full",
         "The server has no room left for the file.",
         "Tell the operator; try again when there is room.",
-        True,
     ),
     "request-timeout": Kind(
         408, "Request timeout", "The body of the request stopped coming.", "Send it again; large files with tus.", True
