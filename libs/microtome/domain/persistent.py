@@ -27,6 +27,14 @@ class PersistentMap(Mapping[str, V], Generic[V]):
         self._shards: tuple[dict[str, V], ...] = shards if shards is not None else ({},) * _SHARDS
         self._size = size
 
+    @classmethod
+    def of(cls, items: Iterable[tuple[str, V]]) -> PersistentMap[V]:
+        """Return the map of `items`, keys with their values; at once, not one version after the other."""
+        shards: list[dict[str, V]] = [{} for _ in range(_SHARDS)]
+        for key, value in items:
+            shards[crc32(key.encode()) % _SHARDS][key] = value
+        return cls(tuple(shards), sum(map(len, shards)))
+
     def __getitem__(self, key: str) -> V:
         return self._shards[crc32(key.encode()) % _SHARDS][key]
 

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from microtome.contracts.messages import JobPlanned, JobResult, JobSpec, JobType, Message, SeatGranted, SeatReleased
+from microtome.contracts.messages import (
+    Branch,
+    BranchPolicy,
+    JobPlanned,
+    JobResult,
+    JobSpec,
+    JobStarted,
+    JobType,
+    Message,
+    WorkflowSubmitted,
+)
 from microtome.domain import cluster as clusters
 from microtome.domain import workflow as workflows
 from microtome.domain.cluster import Cluster
-from microtome.domain.scheduling import GrantSeat, Limits, ReleaseSeat, StartJob, Waiting, schedule, waiting
-from microtome.domain.workflow import Cancel, Command, Job, ReportFailure, ReportSuccess, Retry, Start, Submit, Workflow
+from microtome.domain.enacting import enacted
+from microtome.domain.scheduling import Decision, Limits, Waiting, schedule, waiting
+from microtome.domain.workflow import Cancel, Command, Job, ReportFailure, ReportSuccess, Retry, Submit, Workflow
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
+Schedule = Callable[[Cluster, Limits, datetime], tuple[Decision, ...]]
 
-def spec(key: str, branch: str = "main", depends_on: tuple[str, ...] = (), workflow: str = "w") -> JobSpec:
+
+def spec(
+    key: str,
+    branch: str = "main",
+    depends_on: tuple[str, ...] = (),
+    workflow: str = "w",
+    *,
+    draft: bool = False,
+    tiles: int = 0,
+) -> JobSpec:
     """A job whose id is `<workflow>.<key>`; dependencies are given by key."""
     return JobSpec(
         job_id=f"{workflow}.{key}",
@@ -23,11 +45,18 @@ def spec(key: str, branch: str = "main", depends_on: tuple[str, ...] = (), workf
         slide_id="slide",
         branch=branch,
         depends_on=tuple(f"{workflow}.{other}" for other in depends_on),
+        draft=draft,
+        expected_tiles=tiles,
     )
 
 
-def submitted(*jobs: JobSpec, workflow: str = "w", user: str = "ada") -> Workflow:
-    state = tell(None, Submit(workflow, user, "name", jobs))
+def policies(**branches: str) -> tuple[Branch, ...]:
+    """Branches with their policies, given by name."""
+    return tuple(Branch(name=name, policy=BranchPolicy[policy.upper()]) for name, policy in branches.items())
+
+
+def submitted(*jobs: JobSpec, workflow: str = "w", user: str = "ada", branches: tuple[Branch, ...] = ()) -> Workflow:
+    state = tell(None, Submit(workflow, user, "name", jobs, branches))
     assert state is not None
     return state
 
@@ -43,48 +72,43 @@ def tell(state: Workflow | None, *commands: Command, limits: Limits | None = Non
 class World:
     """The cluster with its log; every command goes through `decide`, every decision through `schedule`."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, scheduler: Schedule = schedule) -> None:
         self.limits = limits or Limits()
+        self.scheduler = scheduler
         self.now = BEGINNING
         self.cluster = Cluster()
         self.log: list[tuple[Message, datetime, str]] = []
-        self.ended: dict[str, Workflow] = {}
+        self.states: dict[str, Workflow] = {}
+        """Every workflow, folded from its own stream alone; the cluster lets go of those that succeeded."""
 
     def append(self, event: Message, stream: str) -> None:
         self.log.append((event, self.now, stream))
-        name = stream.removeprefix("workflow-")
-        before = self.cluster.workflows.get(name)
         self.cluster = clusters.evolve(self.cluster, event, self.now, stream)
-        if before is not None and name not in self.cluster.workflows:
-            self.ended[name] = workflows.evolve(before, event, self.now)
+        name = stream.removeprefix("workflow-")
+        if name != stream:
+            before = None if isinstance(event, WorkflowSubmitted) else self.states[name]
+            self.states[name] = workflows.evolve(before, event, self.now)
 
     def workflow(self, name: str) -> Workflow | None:
-        return self.cluster.workflows.get(name) or self.ended.get(name)
+        return self.states.get(name)
 
     def job(self, job_id: str) -> Job:
-        workflow = self.workflow(job_id.split(".", maxsplit=1)[0])
-        assert workflow is not None
-        return workflow.jobs[job_id]
+        return self.states[job_id.split(".", maxsplit=1)[0]].jobs[job_id]
 
     def tell(self, name: str, command: Command) -> None:
         for event in workflows.decide(self.workflow(name), command, self.limits):
             self.append(event, f"workflow-{name}")
 
-    def submit(self, name: str, user: str, *jobs: JobSpec) -> None:
-        self.tell(name, Submit(name, user, name, jobs or (spec("job", workflow=name),)))
+    def submit(self, name: str, user: str, *jobs: JobSpec, branches: tuple[Branch, ...] = ()) -> None:
+        self.tell(name, Submit(name, user, name, jobs or (spec("job", workflow=name),), branches))
 
     def tick(self) -> list[str]:
         """Let the scheduler act once; returns the ids of the jobs it started, in order."""
         started = []
-        for decision in schedule(self.cluster, self.limits, self.now):
-            match decision:
-                case GrantSeat(user, seat):
-                    self.append(SeatGranted(user_id=user, seat=seat), "seats")
-                case ReleaseSeat(user, seat):
-                    self.append(SeatReleased(user_id=user, seat=seat), "seats")
-                case StartJob(name, job_id, slot):
-                    self.tell(name, Start(job_id, slot))
-                    started.append(job_id)
+        for fact in enacted(self.cluster, self.scheduler(self.cluster, self.limits, self.now)):
+            self.append(fact.event, fact.stream)
+            if isinstance(fact.event, JobStarted):
+                started.append(fact.event.job_id)
         return started
 
     def succeed(self, *job_ids: str) -> None:
@@ -101,8 +125,8 @@ class World:
     def retry(self, job_id: str) -> None:
         self.tell(job_id.split(".", maxsplit=1)[0], Retry(job_id))
 
-    def plan(self, job_id: str) -> None:
-        planned = JobPlanned(job_id=job_id, attempt=self.job(job_id).attempt, tiles_total=9)
+    def plan(self, job_id: str, tiles: int = 9) -> None:
+        planned = JobPlanned(job_id=job_id, attempt=self.job(job_id).attempt, tiles_total=tiles)
         self.tell(job_id.split(".", maxsplit=1)[0], workflows.ReportPlanned(planned))
 
     def advance(self, **time: float) -> None:
