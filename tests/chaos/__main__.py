@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from tests.bench import machine
 from tests.bench.load import percentile
 from tests.chaos.campaign import MAX_ACTIVE_USERS, MAX_WORKERS, Campaign, open_jobs
 from tests.chaos.checker import judge
-from tests.chaos.kills import SERVICES, plan
+from tests.chaos.kills import SERVICES, Harm, plan
 
 END_S = 600.0
 
 
-async def wage(folder: Path, seed: int, kills: int, *, tell=print) -> dict[str, Any]:
+async def wage(folder: Path, seed: int, harms: Sequence[Harm], *, tell=print) -> dict[str, Any]:
     """Run a whole campaign in `folder`; return its result."""
     env = {"MAX_WORKERS": str(MAX_WORKERS), "MAX_ACTIVE_USERS": str(MAX_ACTIVE_USERS), "RATE_BURST": "0"}
     env |= {"MAX_ATTEMPTS": "50", "LOG_LEVEL": "WARNING"}
@@ -33,7 +34,7 @@ async def wage(folder: Path, seed: int, kills: int, *, tell=print) -> dict[str, 
     async with EmbeddedStack(folder / "stack", services=SERVICES, env=env) as stack:
         campaign = Campaign(stack, folder, seed)
         await campaign.prepare()
-        for number, harm in enumerate(plan(seed, kills), start=1):
+        for number, harm in enumerate(harms, start=1):
             blow = await campaign.strike(harm)
             took = "not within a minute" if blow.recovered_s is None else f"{blow.recovered_s:.1f} s"
             tell(f"{number:4} {harm!s:<55} {len(blow.running)} jobs ran, went on after {took}", flush=True)
@@ -86,7 +87,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="microtome-chaos-"))
     folder.chmod(0o755)  # Postgres enters it as another user where this runs as root.
     try:
-        result = asyncio.run(wage(folder, options.seed, options.kills))
+        result = asyncio.run(wage(folder, options.seed, plan(options.seed, options.kills)))
     finally:
         if options.keep:
             print(folder)

@@ -14,8 +14,11 @@ from microtome.crashpoint import CrashPoint
 
 How = Literal["kill", "point", "zombie", "wipe", "rollback"]
 SERVICES = ("gateway", "scheduler", "scheduler:2", "tiler", "inference", "merger")
+# How often which kind comes: in every dozen and a bit, four named points.
+_KINDS = (
+    "point kill point kill postgres point kill zombie point kill nats wipe rollback".split()  # noqa: SIM905 - it reads
+)
 WORKERS = ("scheduler", "scheduler:2", "tiler", "inference", "merger")
-SERVERS = ("nats", "rollback", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,7 @@ def plan(seed: int, kills: int) -> list[Harm]:
     services = itertools.cycle(SERVICES)
     named = itertools.cycle(points)
     zombies = itertools.cycle(WORKERS)
-    kinds = itertools.cycle(
-        ("point", "kill", "point", "kill", "postgres", "point", "kill", "zombie", "point", "kill", "nats", "wipe")
-    )
+    kinds = itertools.cycle(_KINDS)
     harms = []
     for kind in itertools.islice(kinds, kills):
         delay = round(chance.uniform(0.0, 3.0), 2)
