@@ -162,6 +162,8 @@ class Outcome:
     waits: tuple[Wait, ...]
     """One per job that was ever wanted to run, in the order of the wishes."""
     preemptions: int
+    slot_time: timedelta
+    """Time that slots were in use, all slots together."""
     finished_at: datetime | None
     """When the last thing happened."""
     most_running: int
@@ -178,16 +180,31 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Ledger:
-    """Waits being written."""
+class Ledger:
+    """Writes down how long jobs wait: of a simulation, or of a log, whose events are steps as well."""
 
     waits: dict[str, Wait] = field(default_factory=dict)
     preemptions: int = 0
+    slot_time: timedelta = timedelta(0)
     last: datetime | None = None
     most_running: int = 0
     most_active: int = 0
 
+    def outcome(self) -> Outcome:
+        """Return what came of all steps so far."""
+        return Outcome(
+            waits=tuple(self.waits.values()),
+            preemptions=self.preemptions,
+            slot_time=self.slot_time,
+            finished_at=self.last,
+            most_running=self.most_running,
+            most_active_users=self.most_active,
+        )
+
     def take(self, step: Step) -> None:
+        """Take in the next step; steps come in the order of time."""
+        if self.last is not None:
+            self.slot_time += len(step.before.running) * (step.at - self.last)
         self.last = step.at
         self.most_running = max(self.most_running, len(step.after.running))
         self.most_active = max(self.most_active, len(step.after.seats))
@@ -241,19 +258,13 @@ def simulate(
     `until`: nothing after this time is looked at; default: until nothing can happen any more.
     """
     wanted = [_under(wish, policies) for wish in wishes] if policies else list(wishes)
-    ledger = _Ledger()
+    ledger = Ledger()
     if wanted:
         for step in course(Cluster(), limits, wanted[0].at, fates, wanted):
             if until is not None and step.at > until:
                 break
             ledger.take(step)
-    return Outcome(
-        waits=tuple(ledger.waits.values()),
-        preemptions=ledger.preemptions,
-        finished_at=ledger.last,
-        most_running=ledger.most_running,
-        most_active_users=ledger.most_active,
-    )
+    return ledger.outcome()
 
 
 def _under(wish: Wish, policies: Mapping[str, BranchPolicy]) -> Wish:

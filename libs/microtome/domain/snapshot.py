@@ -5,8 +5,6 @@ beginning; the same history gives the same bytes in every process.
 Refuses, with InvalidRequest: bytes of another format. A snapshot is a cache; whoever cannot read one folds the log.
 """
 
-# Any is the honest type of a JSON value before it is read.
-# ruff: noqa: ANN401
 from __future__ import annotations
 
 import json
