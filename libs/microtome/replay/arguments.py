@@ -271,7 +271,6 @@ def _simulate(commands: _Commands) -> None:
         "--policy", action="append", type=_policy, default=[], metavar="BRANCH=POLICY",
         help="halt, skip or continue for a branch of this name, or for `all`; may be repeated",
     )  # fmt: skip
-    command.add_argument("--from", dest="first", type=moment, metavar="MOMENT", help="only work submitted from here on")
     command.add_argument("--to", dest="last", type=moment, default=NOW, metavar="MOMENT", help="the log up to here")
     command.add_argument("--svg", type=Path, metavar="FILE", help="write the chart as SVG")
     command.add_argument("--png", type=Path, metavar="FILE", help="write the chart as PNG")

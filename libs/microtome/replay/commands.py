@@ -30,6 +30,8 @@ from microtome.replay import (
     timeline_document,
     timeline_view,
     upkeep,
+    what_if,
+    what_if_view,
 )
 from microtome.replay.fold import Past, in_use, until
 from microtome.replay.source import DatabaseHistory, History, open_database
@@ -145,6 +147,33 @@ async def run_diff(arguments: argparse.Namespace) -> int:
     return 0
 
 
+async def run_simulate(arguments: argparse.Namespace) -> int:
+    """`simulate`."""
+    changes = what_if.Changes(
+        max_workers=arguments.max_workers,
+        max_active_users=arguments.max_active_users,
+        seat_tenure=arguments.seat_tenure,
+        slice_seconds=arguments.slice_seconds,
+        policies=dict(arguments.policy),
+    )
+    known = Limits(max_workers=_setting("MAX_WORKERS") or 1, max_active_users=_setting("MAX_ACTIVE_USERS") or 1)
+    async with _history(arguments) as history:
+        comparison = await what_if.compare(until(history, arguments.last), known, changes)
+    if arguments.json:
+        output.print_json(what_if.document(comparison))
+    else:
+        what_if_view.draw(output.terminal(), comparison)
+    if arguments.svg is not None or arguments.png is not None:
+        # Pillow is needed by nothing else here.
+        from microtome.replay import picture
+
+        for path, write in ((arguments.svg, picture.write_svg), (arguments.png, picture.write_png)):
+            if path is not None:
+                write(picture.of(comparison), path)
+                output.remark(f"wrote {path}")
+    return 0
+
+
 async def run_verify(arguments: argparse.Namespace) -> int:
     """`verify`."""
     async with open_database(arguments.database, writable=True) as database:
@@ -176,6 +205,7 @@ COMMANDS: Mapping[str, Command] = {
     "show": run_show,
     "timeline": run_timeline,
     "diff": run_diff,
+    "simulate": run_simulate,
     "verify": run_verify,
     "rebuild": run_rebuild,
     "rebase": run_rebase,

@@ -11,10 +11,9 @@ from microtome.contracts.messages import (
     JobPlanned,
     JobResult,
     JobSpec,
+    JobStarted,
     JobType,
     Message,
-    SeatGranted,
-    SeatReleased,
     StageSeconds,
 )
 from microtome.domain import cluster as clusters
@@ -28,11 +27,11 @@ from microtome.domain.commands import (
     ReportPlanned,
     ReportSuccess,
     Retry,
-    Start,
     Submit,
 )
+from microtome.domain.enacting import enacted
 from microtome.domain.limits import Limits
-from microtome.domain.scheduling import GrantSeat, ReleaseSeat, StartJob, next_wakeup, schedule
+from microtome.domain.scheduling import next_wakeup, schedule
 from microtome.domain.state import Job, JobStatus, Workflow
 from microtome.eventlog.log import START, Cursor, StoredEvent
 
@@ -136,15 +135,10 @@ class Recorder:
         """Let the scheduler act once; returns the ids of the jobs it started, in order."""
         self._xid += 1
         started = []
-        for decision in schedule(self.cluster, self.limits, self.now):
-            match decision:
-                case GrantSeat(user, seat):
-                    self.append("seats", SeatGranted(user_id=user, seat=seat), user)
-                case ReleaseSeat(user, seat):
-                    self.append("seats", SeatReleased(user_id=user, seat=seat), user)
-                case StartJob(name, job_id, slot):
-                    self._decide(name, Start(job_id, slot))
-                    started.append(job_id)
+        for fact in enacted(self.cluster, schedule(self.cluster, self.limits, self.now)):
+            self.append(fact.stream, fact.event, fact.user_id)
+            if isinstance(fact.event, JobStarted):
+                started.append(fact.event.job_id)
         return started
 
     def job(self, job_id: str) -> Job:
@@ -179,24 +173,33 @@ class Recorder:
         self.tell(job_id.split(".", maxsplit=1)[0], Retry(job_id))
 
     def run(self, arrivals: Collection[tuple[float, Callable[[], None]]], seconds: Mapping[str, float]) -> None:
-        """Play to the end: arrivals at their seconds, every job takes exactly its seconds."""
-        agenda: list[tuple[datetime, int, str]] = []
+        """Play to the end: arrivals at their seconds, every job runs exactly its seconds in all, however often
+        it gives its slot to somebody else.
+        """
+        agenda: list[tuple[datetime, int, str, int]] = []
         coming = sorted(arrivals, key=lambda arrival: arrival[0])
         number = 0
         while True:
-            for job_id in self.tick():
-                number += 1
-                heapq.heappush(agenda, (self.now + timedelta(seconds=seconds[job_id]), number, job_id))
-            times = [agenda[0][0]] if agenda else []
+            while started := self.tick():
+                for job_id in started:
+                    number += 1
+                    job = self.job(job_id)
+                    end = self.now + timedelta(seconds=seconds[job_id]) - job.ran
+                    heapq.heappush(agenda, (end, number, job_id, job.attempt))
+            times = [each[0] for each in agenda if self._runs(*each[2:])]
             times += [BEGINNING + timedelta(seconds=coming[0][0])] if coming else []
-            wake = next_wakeup(self.cluster, self.now)
+            wake = next_wakeup(self.cluster, self.now, self.limits)
             times += [wake] if wake else []
             if not times:
                 return
             self.now = max(self.now, min(times))
+            while agenda and agenda[0][0] <= self.now:
+                _, _, job_id, attempt = heapq.heappop(agenda)
+                if self._runs(job_id, attempt):
+                    self.succeed(job_id)
             while coming and BEGINNING + timedelta(seconds=coming[0][0]) <= self.now:
                 coming.pop(0)[1]()
-            while agenda and agenda[0][0] <= self.now:
-                job_id = heapq.heappop(agenda)[2]
-                if self.job(job_id).status is JobStatus.RUNNING:
-                    self.succeed(job_id)
+
+    def _runs(self, job_id: str, attempt: int) -> bool:
+        job = self.job(job_id)
+        return job.status is JobStatus.RUNNING and job.attempt == attempt
