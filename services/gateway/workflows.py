@@ -9,10 +9,10 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from microtome.domain.commands import CancelWorkflow, Command, ReleaseAll, RetryFailed
 from microtome.domain.state import WorkflowStatus
 from microtome.readmodels.listing import WorkflowFilter
-from services.gateway import views
+from services.gateway import history, views
 from services.gateway.context import Context, Gateway
 from services.gateway.documents import JobIn, JobsIn, WorkflowIn
-from services.gateway.etag import NOT_MODIFIED, accepted, answer
+from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
 from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.spending import spend
 from services.gateway.submission import workflow_id_for
@@ -72,8 +72,12 @@ async def workflows(
 
 
 @router.get("/workflows/{workflow_id}", response_model=views.Workflow, responses=NOT_MODIFIED, summary="One workflow")
-async def workflow(workflow_id: str, user: User, gateway: Context, request: Request) -> Response:
-    """Show a workflow with its jobs and progress."""
+async def workflow(
+    workflow_id: str, user: User, gateway: Context, request: Request, at: history.At = None
+) -> Response:
+    """Show a workflow with its jobs and progress, as it is or as it was."""
+    if at is not None:
+        return answer(request, Rendered.of(await history.workflow_at(gateway, user, workflow_id, at)))
     return answer(request, (await gateway.showing.workflow(user, workflow_id)).rendered)
 
 

@@ -100,6 +100,12 @@ async def prepare(connection: Connection) -> None:
     )
 
 
+async def _as_it_was(connection: Connection) -> None:
+    """Nothing to undo when a connection is given back: here, settings are made and locks are taken for a transaction
+    only. The driver's own reset would cost as much as a small query.
+    """
+
+
 class Database:
     """A pool of connections to one Postgres database."""
 
@@ -116,6 +122,7 @@ class Database:
                 min_size=1,
                 max_size=connections,
                 init=prepare,
+                reset=_as_it_was,
                 timeout=CONNECT_SECONDS,
                 command_timeout=COMMAND_SECONDS,
                 server_settings={

@@ -12,7 +12,8 @@ Refuses: to read from a replica; decisions need the primary.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -39,10 +40,15 @@ from microtome.eventlog.upcast import UPCASTERS, Upcasters
 CHANNEL = "microtome_events"
 COLUMNS = "xid, position, stream, version, event_id, tenant, type, schema_version, data, meta, at"
 
-# Taken before the snapshot: a rebuild of the read models locks writers out, and one that waited
-# for it must see the rebuilt rows. The lock does not assign a transaction id.
-_LOCK = "lock table events in row exclusive mode"
-_VERSIONS = "select stream, max(version) as version from events where stream = any($1::text[]) group by stream"
+# The lock is taken before the snapshot: a rebuild of the read models locks writers out, and one that waited
+# for it must see the rebuilt rows. The lock does not assign a transaction id. One message, because each costs a way
+# to the server and back.
+_BEGIN = "begin isolation level repeatable read; lock table events in row exclusive mode"
+_STANDING = """
+select coalesce(jsonb_object_agg(name, version) filter (where version is not null), '{}') as versions,
+       exists (select from events where event_id = any($2::uuid[])) as repeated
+from unnest($1::text[]) as name, lateral (select max(version) as version from events where stream = name) as newest
+"""
 _BY_ID = f"select {COLUMNS} from events where event_id = any($1::uuid[])"  # noqa: S608 - no input
 _INSERT = f"""
 insert into events (stream, version, event_id, tenant, type, schema_version, data, meta)
@@ -181,14 +187,15 @@ class PostgresEventLog:
             return float(await connection.fetchval(_OLDEST_WRITER))
 
     async def _append(self, appends: tuple[Append, ...]) -> tuple[StoredEvent, ...]:
-        async with self._database.connection() as connection, connection.transaction(isolation="repeatable_read"):
-            await connection.execute(_LOCK)
-            rows = await connection.fetch(_VERSIONS, [append.stream for append in appends])
-            known = {event.event_id: event for event in self._events(await connection.fetch(_BY_ID, _ids(appends)))}
-            repeated = already_stored(appends, known)
-            if repeated is not None:
-                return repeated
-            check_versions(appends, {row["stream"]: row["version"] for row in rows})
+        async with self._database.connection() as connection, _writing(connection):
+            standing = await connection.fetchrow(_STANDING, [append.stream for append in appends], _ids(appends))
+            assert standing is not None
+            if standing["repeated"]:
+                known = self._events(await connection.fetch(_BY_ID, _ids(appends)))
+                repeated = already_stored(appends, {event.event_id: event for event in known})
+                if repeated is not None:
+                    return repeated
+            check_versions(appends, standing["versions"])
             stored = [event for append in appends for event in await self._insert(connection, append)]
             for event in stored:
                 for projection in self._projections:
@@ -220,6 +227,20 @@ class PostgresEventLog:
 
     def _events(self, rows: Sequence[asyncpg.Record]) -> tuple[StoredEvent, ...]:
         return tuple(stored_event(row, self._upcasters) for row in rows)
+
+
+@asynccontextmanager
+async def _writing(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that appends: committed at the end, rolled back by any exception."""
+    try:
+        await connection.execute(_BEGIN)
+        yield
+    except BaseException:
+        # A connection that is lost has no transaction left; what was raised first says more.
+        if not connection.is_closed():
+            await connection.execute("rollback")
+        raise
+    await connection.execute("commit")
 
 
 def _ids(appends: tuple[Append, ...]) -> list[UUID]:

@@ -159,6 +159,8 @@ class ReadModels:
         """Write the status and the place of each workflow that the events are about."""
         latest = {event.stream: event for event in events if event.stream.startswith(STREAM_PREFIX)}
         for stream, event in latest.items():
+            if isinstance(event.message, WorkflowSubmitted):
+                continue  # Nothing else has happened to it: its row is as it was inserted, and pending.
             workflow_id = stream.removeprefix(STREAM_PREFIX)
             status = await _status(connection, workflow_id)
             place = (event.version, event.cursor.xid, event.cursor.position)
