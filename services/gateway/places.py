@@ -13,11 +13,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from microtome.contracts.messages import JobPlanned, JobSucceeded
 from microtome.domain import cluster as clusters
 from microtome.domain.cluster import Cluster
+from microtome.domain.forecast import forecast
 from microtome.domain.limits import Limits
 from microtome.domain.scheduling import Waiting, seat_line, waiting_in
 from microtome.domain.state import Workflow
@@ -30,6 +31,9 @@ _PAGE = 1000
 _WAIT_S = 1.0
 _QUIET_S = 0.5
 _LAGGING_S = 10.0
+_ESTIMATE_S = 2.0
+_ESTIMATE_REST = 20
+_STEADY = timedelta(seconds=2)
 # Workflows whose explanations are kept.
 _EXPLAINED_KEPT = 5000
 _NOTHING: dict[str, Waiting] = {}
@@ -63,10 +67,15 @@ class Places:
         # Counts the moves of the line that were announced.
         self._revision = 0
         self._explained: OrderedDict[str, _Explained] = OrderedDict()
+        self._estimates: dict[str, datetime] = {}
 
     def start(self) -> None:
         """Begin to follow."""
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._announce())]
+        self._tasks = [
+            asyncio.create_task(self._follow()),
+            asyncio.create_task(self._announce()),
+            asyncio.create_task(self._estimate()),
+        ]
 
     async def stop(self) -> None:
         """Stop following."""
@@ -116,7 +125,7 @@ class Places:
             and (known.until is None or now < known.until)
         ):
             return known.waiting
-        waiting = waiting_in(self._cluster, workflow, self._limits, now) or _NOTHING
+        waiting = waiting_in(self._cluster, workflow, self._limits, now, self._estimates) or _NOTHING
         if known is not None and known.waiting == waiting:
             waiting = known.waiting
         until = min((each.until for each in waiting.values() if each.until is not None), default=None)
@@ -174,3 +183,32 @@ class Places:
             except Exception:
                 logger.exception("a change of places cannot be announced")
             await asyncio.sleep(_QUIET_S)
+
+    async def _estimate(self) -> None:
+        """Foresee when jobs start. In a thread, and seldom enough to take a small part of the process's time."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self._renew_estimates()
+            except Exception:
+                logger.exception("when jobs start cannot be foreseen")
+            await asyncio.sleep(max(_ESTIMATE_S, _ESTIMATE_REST * (time.monotonic() - began)))
+
+    async def _renew_estimates(self) -> None:
+        cluster, now = self._cluster, datetime.now(UTC)
+        if not cluster.rates or not cluster.live:
+            self._estimates = {}
+            return
+        found = await asyncio.to_thread(forecast, cluster, self._limits, now, cluster.rates)
+        steady = {job_id: _steady(self._estimates.get(job_id), at, now) for job_id, at in found.items()}
+        if steady != self._estimates:
+            self._estimates = steady
+            self._revision += 1
+
+
+def _steady(before: datetime | None, at: datetime, now: datetime) -> datetime:
+    """The estimate of before where the new one says nearly the same, so that answers do not change all the time."""
+    at = at.replace(microsecond=0)
+    if before is not None and abs(at - before) <= max(_STEADY, (at - now) / 10):
+        return before
+    return at

@@ -222,7 +222,7 @@ def _waiting(waiting: Waiting | None, job: Job) -> dict[str, Any]:
         "job_id": waiting.job_id,
         "position": waiting.position,
         "until": waiting.until,
-        "estimated_start": getattr(waiting, "estimated_start", None),
+        "estimated_start": waiting.estimated_start,
         "detail": waiting.detail,
     }
 
