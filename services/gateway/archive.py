@@ -35,18 +35,21 @@ _LARGE = 1 << 30
 # Drawing takes a core; downloads must not take them all.
 _working = asyncio.Semaphore(2)
 
-_README = """Results of the job {key} ({job_id}) on the slide {slide_id}.
+_README = """Results of the job {key} ({job_id}).
+The slide is {slide_id}.
 
 {listing}
 masks/<row>-<column>.png
     Label images of the tiles that have cells: 16-bit greyscale, 0 is background.
 {masks}"""
-_MASKS = """    One pixel is one model pixel, {scale:g} level-0 pixels wide. Tiles own cores of {core} x {core} pixels and are
-    drawn with a halo of {halo} on each side, as the network saw them: pixel (x, y) of the mask <row>-<column> is
-    level-0 pixel ((<column> * {core} - {halo} + x) * {scale:g}, (<row> * {core} - {halo} + y) * {scale:g}).
-    Each cell is in exactly one mask, the one of the tile whose core holds its seed; its label is its number, from 1,
-    among the rows of cells.parquet with floor(seed_x / {core}) = <column> and floor(seed_y / {core}) = <row>. Holes
-    are filled. Of a tile with more than 65,535 cells the next ones are in <row>-<column>.2.png, labelled from 1.
+_MASKS = """    One pixel is one model pixel, {scale:g} level-0 pixels wide. Tiles own cores of {core} x {core}
+    pixels and are drawn with a halo of {halo} on each side, as the network saw them: pixel (x, y) of the
+    mask <row>-<column> has its corner at level-0 pixel
+        x = (<column> * {core} - {halo} + x) * {scale:g}, y = (<row> * {core} - {halo} + y) * {scale:g}.
+    Each cell is in exactly one mask, the one of the tile whose core holds its seed; its label is its
+    number, from 1, among the rows of cells.parquet with floor(seed_x / {core}) = <column> and
+    floor(seed_y / {core}) = <row>. Holes are filled. Of a tile with more than 65,535 cells the next ones
+    are in <row>-<column>.2.png, labelled from 1.
 """
 _NO_MASKS = "    This job looked for no cells, so there are none.\n"
 

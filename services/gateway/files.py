@@ -1,4 +1,4 @@
-"""All that a job left behind: its archive, its log; and deleting its files.
+"""All files of a job at once: as an archive, or gone.
 
 Promises: only what the result names is given out, and only to its user.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from microtome.domain.state import Job
 from microtome.errors import Conflict

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from microtome.contracts.messages import SlideRegistered
 from microtome.errors import InvalidRequest, NotFound
+from microtome.readmodels.listing import SlideFilter
 from microtome.slides.deepzoom import TILE_SIZE, DeepZoom
 from services.gateway import present, views
 from services.gateway.context import Context, Gateway
 from services.gateway.documents import Mpp
+from services.gateway.etag import NOT_MODIFIED, Rendered, answer, known
 from services.gateway.integrity import check_file, parse_digests, parse_sha256
 from services.gateway.pace import paced
+from services.gateway.paging import Limit, PageCursor, page
+from services.gateway.pixels import THUMBNAIL_SIZE
 from services.gateway.registration import PixelSizeWish
 from services.gateway.uploads import is_multipart
 from services.gateway.user import LinkUser, User
@@ -35,13 +42,37 @@ _UPLOAD = {
 }
 # A slide never changes, but a browser may be used by more than one user.
 _CACHED = {"Cache-Control": "private, max-age=86400", "Vary": "X-User-ID"}
+MAX_THUMBNAIL_SIZE = 4096
 # The client is gone; nobody reads this.
 _CLIENT_CLOSED_REQUEST = 499
 
-_JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."}}
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."},
+    **NOT_MODIFIED,
+}
+_JPEG_PNG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": _BINARY, "image/png": _BINARY}, "description": "A picture."},
+    **NOT_MODIFIED,
+}
 _XML: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/xml": {"schema": {"type": "string"}}}, "description": "The descriptor."}
 }
+
+
+class SlidePage(views.View):
+    """A part of the list of slides."""
+
+    items: list[views.Slide]
+    next_cursor: str | None = Field(description="Ask for the next page with it; null at the end.")
+
+
+class AssociatedPicture(views.View):
+    """A picture that the scanner stored beside the slide. Size in pixels."""
+
+    name: str
+    width: int
+    height: int
+    url: str
 
 
 @router.post("/slides", status_code=201, openapi_extra=_UPLOAD, response_model=views.Slide, summary="Upload a slide")
@@ -85,26 +116,89 @@ async def upload(
     return present.slide(await gateway.queries.slide(user, slide_id))
 
 
-@router.get("/slides", summary="Your slides, newest first")
-async def slides(user: User, gateway: Context) -> list[views.Slide]:
-    """List the user's slides."""
-    return [present.slide(record) for record in await gateway.queries.slides(user)]
+@router.get("/slides", response_model=SlidePage, responses=NOT_MODIFIED, summary="Your slides")
+async def slides(
+    request: Request,
+    user: User,
+    gateway: Context,
+    name: Annotated[str, Query(max_length=200, description="Part of the file's name, in any case.")] = "",
+    limit: Limit = 50,
+    cursor: PageCursor = None,
+) -> Response:
+    """List the user's slides, newest first."""
+    found = await gateway.queries.find_slides(user, SlideFilter(name=name), limit, cursor)
+    return page(request, [present.slide(record).model_dump() for record in found.items], found.next_cursor)
 
 
-@router.get("/slides/{slide_id}", summary="One slide")
-async def slide(slide_id: str, user: User, gateway: Context) -> views.Slide:
+@router.get("/slides/{slide_id}", response_model=views.Slide, responses=NOT_MODIFIED, summary="One slide")
+async def slide(slide_id: str, user: User, gateway: Context, request: Request) -> Response:
     """Say what is known of a slide."""
-    return present.slide(await gateway.queries.slide(user, slide_id))
+    record = await gateway.queries.slide(user, slide_id)
+    return answer(request, Rendered.of(present.slide(record).model_dump()))
+
+
+@router.delete("/slides/{slide_id}", status_code=204, response_class=Response, summary="Delete a slide")
+async def delete(slide_id: str, user: User, gateway: Context) -> Response:
+    """Remove a slide's pixels. What was found on it stays. Refused while jobs that are not finished need it."""
+    await gateway.deletions.slide(user, slide_id)
+    return Response(status_code=204)
 
 
 @router.get("/slides/{slide_id}/thumbnail", response_class=Response, responses=_JPEG, summary="The slide in small")
-async def thumbnail(slide_id: str, user: LinkUser, gateway: Context, request: Request) -> Response:
-    """Show the whole slide, at most 1024 pixels a side."""
+async def thumbnail(
+    slide_id: str,
+    user: LinkUser,
+    gateway: Context,
+    request: Request,
+    size: Annotated[
+        int, Query(ge=16, le=MAX_THUMBNAIL_SIZE, description="No side is longer, pixels.")
+    ] = THUMBNAIL_SIZE,
+) -> Response:
+    """Show the whole slide; it is never enlarged."""
     facts = await _facts(gateway, user, slide_id)
-    etag = f'"{facts.sha256[:32]}-thumbnail"'
+    etag = f'"{facts.sha256[:32]}-thumbnail-{size}"'
     if _known(request, etag):
         return _not_modified(etag)
-    return _jpeg(await gateway.pixels.thumbnail(_path(gateway, facts)), etag)
+    return _picture(await gateway.pixels.thumbnail(_path(gateway, facts), size), etag)
+
+
+@router.get(
+    "/slides/{slide_id}/associated",
+    response_model=list[AssociatedPicture],
+    responses=NOT_MODIFIED,
+    summary="Pictures beside the slide",
+)
+async def associated(slide_id: str, user: User, gateway: Context, request: Request) -> Response:
+    """List what the scanner stored: label, macro, thumbnail. A label may show a patient's name."""
+    facts = await _facts(gateway, user, slide_id)
+    pictures = [
+        AssociatedPicture(
+            name=name, width=width, height=height, url=f"/api/v1/slides/{slide_id}/associated/{quote(name, safe='')}"
+        ).model_dump()
+        for name, width, height in await gateway.pixels.associated(_path(gateway, facts))
+    ]
+    return answer(request, Rendered.of(pictures))
+
+
+@router.get(
+    "/slides/{slide_id}/associated/{name}", response_class=Response, responses=_JPEG_PNG, summary="One of these"
+)
+async def associated_picture(
+    slide_id: str,
+    name: str,
+    user: LinkUser,
+    gateway: Context,
+    request: Request,
+    form: Annotated[Literal["jpeg", "png"], Query(alias="format", description="PNG loses nothing.")] = "jpeg",
+) -> Response:
+    """Show a picture that the scanner stored beside the slide."""
+    facts = await _facts(gateway, user, slide_id)
+    etag = f'"{facts.sha256[:32]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}-{form}"'
+    if _known(request, etag):
+        # Without asking whether there is such a picture: whoever has its tag has seen it.
+        return _not_modified(etag)
+    media_type = f"image/{form}"
+    return _picture(await gateway.pixels.associated_picture(_path(gateway, facts), name, media_type), etag, media_type)
 
 
 @router.get("/slides/{slide_id}/dzi.dzi", response_class=Response, responses=_XML, summary="Deep Zoom descriptor")
@@ -131,7 +225,7 @@ async def tile(
     etag = f'"{facts.sha256[:32]}-{level}-{column}-{row}"'
     if _known(request, etag):
         return _not_modified(etag)
-    return _jpeg(await gateway.pixels.tile(path, level, column, row), etag)
+    return _picture(await gateway.pixels.tile(path, level, column, row), etag)
 
 
 def _announced_digest(request: Request, sha256: str | None) -> str | None:
@@ -162,12 +256,12 @@ def _check_address(pyramid: DeepZoom, level: int, column: int, row: int) -> None
 
 
 def _known(request: Request, etag: str) -> bool:
-    return etag in {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    return known(request.headers.get("if-none-match"), etag)
 
 
 def _not_modified(etag: str) -> Response:
     return Response(status_code=304, headers={**_CACHED, "ETag": etag})
 
 
-def _jpeg(picture: bytes, etag: str) -> Response:
-    return Response(picture, media_type="image/jpeg", headers={**_CACHED, "ETag": etag})
+def _picture(picture: bytes, etag: str, media_type: str = "image/jpeg") -> Response:
+    return Response(picture, media_type=media_type, headers={**_CACHED, "ETag": etag})

@@ -2,8 +2,8 @@
 are no slide yet, files of what is deleted. The log decides.
 
 Promises: what an outage or a kill left between the rename and the append is either confirmed or removed, within
-minutes after the log answers again; so are the other two finished. Refuses: to touch a folder that was ever confirmed; a database that was
-restored from an old copy must not cost files.
+minutes after the log answers again; the rest is finished just so. Refuses: to touch a folder that was ever confirmed;
+a database that was restored from an old copy must not cost slides.
 """
 
 from __future__ import annotations

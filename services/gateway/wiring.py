@@ -24,7 +24,21 @@ from microtome.readmodels.queries import Queries
 from microtome.reservations.uploads import Uploads
 from microtome.segmentation.model import load_model
 from microtome.workflows import Workflows
-from services.gateway import files, health, history, jobs, live, page, problems, slides, tus, users, views, workflows
+from services.gateway import (
+    files,
+    health,
+    history,
+    jobs,
+    live,
+    logs,
+    page,
+    problems,
+    slides,
+    tus,
+    users,
+    views,
+    workflows,
+)
 from services.gateway.admission import Admission, Gate
 from services.gateway.attendance import Attendance
 from services.gateway.body_limit import BodyLimit
@@ -172,7 +186,7 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
         separate_input_output_schemas=False,
     )
     problems.install(app)
-    for part in (health, slides, tus, files, workflows, jobs, history, users, live):
+    for part in (health, slides, tus, files, logs, workflows, jobs, history, users, live):
         app.include_router(part.router, prefix=API)
     app.include_router(page.router(settings.microtome_ui_dir))
     app.add_middleware(

@@ -93,7 +93,7 @@ async def test_an_outage_of_the_log_leaves_no_slide(start_gateway: Start, databa
         # Too young to judge: another gateway may be recording it.
         await asyncio.sleep(0.2)
         assert any(file.endswith("/plain.png") for file in gateway.stored_files())
-        assert (await gateway.get("/slides")).json() == []
+        assert (await gateway.get("/slides")).json()["items"] == []
     grow_old(tmp_path / "data")
     async with start_gateway() as gateway:
         await gone(gateway)
@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_while_its_slide_is_recorded_gets_it_whole(
                 await asyncio.sleep(0.02)
         with contextlib.suppress(httpx.HTTPError, asyncio.CancelledError):
             await asked
-        (slide,) = (await gateway.get("/slides")).json()
+        (slide,) = (await gateway.get("/slides")).json()["items"]
         assert content(gateway.data_dir / "slides" / slide["id"] / "plain.png") == body
 
 

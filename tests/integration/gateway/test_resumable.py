@@ -23,10 +23,8 @@ def metadata(**values: str) -> str:
 
 
 def checksum(algorithm: str, data: bytes) -> str:
-    if algorithm == "crc32":
-        value = zlib.crc32(data).to_bytes(4, "big")
-    else:
-        value = hashlib.new(algorithm, data).digest()
+    known = {"crc32": lambda: zlib.crc32(data).to_bytes(4, "big")}
+    value = known.get(algorithm, lambda: hashlib.new(algorithm, data).digest())()
     return f"{algorithm} {base64.b64encode(value).decode()}"
 
 

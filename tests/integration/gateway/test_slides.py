@@ -30,7 +30,7 @@ async def test_a_real_slide_is_stored_and_shown(gateway: Running, small_slide: P
     assert slide["mpp_source"] == "vendor"
     assert abs(slide["mpp"] - 0.499) < 1e-9
     assert (await gateway.get(f"/slides/{slide['id']}")).json() == slide
-    assert (await gateway.get("/slides")).json() == [slide]
+    assert (await gateway.get("/slides")).json() == {"items": [slide], "next_cursor": None}
 
     picture = await gateway.get(f"/slides/{slide['id']}/thumbnail")
     assert picture.headers["content-type"] == "image/jpeg"
@@ -177,7 +177,7 @@ async def test_other_users_see_nothing_and_a_crash_of_the_decoder_is_survived(ga
     for path in ("", "/thumbnail", "/dzi.dzi", "/dzi_files/9/0_0.jpeg"):
         response = await gateway.get(f"/slides/{slide['id']}{path}", user="bob")
         await gateway.assert_problem(response, 404, "not-found")
-    assert (await gateway.get("/slides", user="bob")).json() == []
+    assert (await gateway.get("/slides", user="bob")).json()["items"] == []
 
     tile = f"/slides/{slide['id']}/dzi_files/10"
     assert (await gateway.get(f"{tile}/0_0.jpeg")).status_code == 200
