@@ -14,40 +14,52 @@ from datetime import datetime, timedelta
 from microtome import clock
 from microtome.contracts.messages import Event, JobStarted
 from microtome.crashpoint import CrashPoint, crash_point
-from microtome.domain.cluster import STREAM_PREFIX, Cluster, evolve
+from microtome.domain.cluster import Cluster
 from microtome.domain.enacting import enacted
 from microtome.domain.limits import Limits
 from microtome.domain.scheduling import Decision, next_wakeup, schedule
 from microtome.errors import ConcurrencyConflict, Conflict
-from microtome.eventlog.log import START, Append, EventLog, NewEvent, StoredEvent
+from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
 from microtome.eventlog.patience import Patience
 from microtome.telemetry.tracing import span_from
 from microtome.workflows import new_event
+from services.scheduler.folding import Observe, State
 
 log = logging.getLogger(__name__)
 
-SEATS = "seats"
 # What was appended, or won a race, becomes readable in a moment; without a wake-up it is looked for this often.
 SETTLE_S = 0.02
 PAGE = 1000
 
-Observe = Callable[[StoredEvent, Cluster], None]
+Started = Callable[[StoredEvent], None]
 
 
 class Decider:
     """Folds the log, and decides when it is told to. Its state is good for ever: a fold never becomes wrong."""
 
-    def __init__(self, log_: EventLog, limits: Limits, observe: Observe) -> None:
-        """`observe(event, cluster before it)` is told of every event that is folded."""
+    def __init__(
+        self,
+        log_: EventLog,
+        limits: Limits,
+        observe: Observe,
+        state: State | None = None,
+        started: Started = lambda _event: None,
+    ) -> None:
+        """`observe(event, cluster before it)` is told of every event that is folded, `started(event)` of every
+        `JobStarted` that this one appends. `state`: where to begin; the log's start by default.
+        """
         self._log = log_
         self._limits = limits
         self._observe = observe
-        self._cursor = START
-        self._versions: dict[str, int] = {}
-        self._traces: dict[str, str] = {}
+        self._started = started
+        self._state = state or State()
         # How much the database's clock is ahead of ours: what facts are stamped by, durations are measured by.
         self._ahead = timedelta(0)
-        self.cluster = Cluster()
+
+    @property
+    def cluster(self) -> Cluster:
+        """What is known now."""
+        return self._state.cluster
 
     async def run(self) -> None:
         """Decide until cancelled. Raises `Unavailable` when the log cannot be reached."""
@@ -62,11 +74,12 @@ class Decider:
 
     async def catch_up(self) -> bool:
         """Fold everything that can be read; say whether there was something."""
-        before = self._cursor
-        while events := await self._log.read_all(self._cursor, PAGE):
+        before = self._state.folded
+        while events := await self._log.read_all(self._state.cursor, PAGE):
             for event in events:
-                self._fold(event)
-        return self._cursor > before
+                self._observe(event, self._state.cluster)
+                self._state.take(event)
+        return self._state.folded > before
 
     async def decide_once(self) -> bool:
         """Decide and append; say whether something was appended."""
@@ -85,6 +98,9 @@ class Decider:
             return False
         crash_point(CrashPoint.SCHEDULER_AFTER_APPEND_BEFORE_FOLD)
         self._ahead = appended[-1].at - (asked + (clock.now() - asked) / 2)
+        for event in appended:
+            if isinstance(event.message, JobStarted):
+                self._started(event)
         # What was appended must be folded before the next look, or it would be decided again.
         await self._wait_for(appended)
         return True
@@ -95,23 +111,10 @@ class Decider:
         patience.hurry()
         while True:
             await self.catch_up()
-            if self._cursor >= last:
+            if self._state.cursor >= last:
                 return
             # Some older transaction is still open and holds the readers back; it loses nothing, it delays.
             await self._log.wait(patience.seconds())
-
-    def _fold(self, event: StoredEvent) -> None:
-        self._observe(event, self.cluster)
-        self.cluster = evolve(self.cluster, event.message, event.at, event.stream)
-        self._cursor = event.cursor
-        workflow_id = event.stream.removeprefix(STREAM_PREFIX)
-        if event.stream == SEATS or workflow_id in self.cluster.workflows:
-            self._versions[event.stream] = event.version
-            if "traceparent" in event.meta:
-                self._traces.setdefault(event.stream, event.meta["traceparent"])
-        else:
-            self._versions.pop(event.stream, None)
-            self._traces.pop(event.stream, None)
 
     def _appends(self, decisions: Iterable[Decision]) -> tuple[Append, ...]:
         """Turn decisions into events, grouped by stream; seats first, since a running job refers to its user's seat."""
@@ -121,7 +124,7 @@ class Decider:
         return tuple(
             Append(
                 stream=stream,
-                expected_version=self._versions.get(stream, 0),
+                expected_version=self._state.versions.get(stream, 0),
                 events=tuple(self._stamp(stream, event, user) for event, user in events),
             )
             for stream, events in grouped.items()
@@ -131,7 +134,7 @@ class Decider:
         if not isinstance(event, JobStarted):
             return new_event(event, user)
         # A start belongs to the trace in which its workflow was submitted.
-        with span_from(self._traces.get(stream), "start job", attempt=event.attempt):
+        with span_from(self._state.traces.get(stream), "start job", attempt=event.attempt):
             log.info("a job starts", extra={"job_id": event.job_id, "attempt": event.attempt, "slot": event.slot})
             return new_event(event, user)
 

@@ -3,8 +3,8 @@
 Promises: at most one process at a time believes that it leads, give or take the seconds in which a broken
 connection is noticed; even then expected versions and the schema's constraints keep the laws.
 Refuses: to renew anything. The lock lives exactly as long as the connection that holds it, so kill -9 frees it at
-once. A host that vanishes without a word is given up by the server after about `_SERVER_PATIENCE_S`, and the
-process on it that lives on without a network gives up leading by itself sooner than that.
+once. A leader that stops without dying (SIGSTOP, a host that vanishes, a loop that hangs) is given up by the server
+after about `_SERVER_PATIENCE_S`; one that lives on without a network gives up leading by itself sooner than that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOCK = 0x7363686564756C65
 _PROBE_S = 1.0
 _PROBE_PATIENCE_S = 2.0
 _SERVER_PATIENCE_S = 5
-# Of the server, for this connection only; over a Unix socket they mean nothing.
+# Of the server, for this connection only. Those of TCP mean nothing over a Unix socket.
 _SERVER_SETTINGS = {
     "application_name": "microtome-scheduler-lead",
     # Keepalives: 2 s of silence, then one a second, three unanswered.
@@ -33,6 +33,10 @@ _SERVER_SETTINGS = {
     "tcp_keepalives_count": "3",
     # What the server sends is acknowledged within this time (milliseconds), or the connection is dead.
     "tcp_user_timeout": str(_SERVER_PATIENCE_S * 1000),
+    # Whoever leads or wants to asks every second; a session that does not ask is nobody's any more.
+    "idle_session_timeout": str(_SERVER_PATIENCE_S * 1000),
+    # A client that is gone is noticed in the middle of a statement, too.
+    "client_connection_check_interval": "1000",
 }
 
 

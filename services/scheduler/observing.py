@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from microtome.bus.bus import Bus
 from microtome.bus.topology import MERGE, PLAN, infer
@@ -25,9 +25,9 @@ _OUTCOMES = {JobSucceeded: "succeeded", JobFailed: "failed", JobCancelled: "canc
 
 
 class SchedulerMetrics:
-    """Active and waiting users, job latency, queue depths, events, the relay.
+    """Active and waiting users, job latency, queue depths, events, the relay, and who leads.
 
-    One for the life of the process: each time it leads it folds the whole log anew, and counts only what is new to it.
+    One for the life of the process. Several schedulers fold the same events; the one that leads counts them.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -38,12 +38,27 @@ class SchedulerMetrics:
         self._since = datetime.now(UTC)
         self._counted = START
         self._models: set[str] = set()
+        self._leads = True
+        self._leading = Gauge("scheduler_leads", "1 if this scheduler decides, 0 if it stands by.", registry=registry)
+
+    def begin(self, cluster: Cluster) -> None:
+        """Take in the cluster of a snapshot, whose events nobody will show."""
+        for workflow in cluster.workflows.values():
+            self._models |= {job.planned.model_digest for job in workflow.jobs.values() if job.planned is not None}
+
+    def led(self, leads: bool) -> None:
+        """Say whether this process leads; one that does not counts nothing and shows nobody."""
+        self._leads = leads
+        self._leading.set(leads)
+        if not leads:
+            self._admission.active_users.set(0)
+            self._admission.waiting_users.set(0)
 
     def observe(self, event: StoredEvent, before: Cluster) -> None:
         """Take in one event and the cluster before it. What is older than this process was counted by another."""
         if isinstance(event.message, JobPlanned):
             self._models.add(event.message.model_digest)
-        if event.at < self._since or event.cursor <= self._counted:
+        if not self._leads or event.at < self._since or event.cursor <= self._counted:
             return
         self._counted = event.cursor
         self._log.appended.labels(type(event.message).__name__).inc()
@@ -58,17 +73,24 @@ class SchedulerMetrics:
         """The relay could not publish this event and never will."""
         self._relay.passed_over.labels(type(event.message).__name__).inc()
 
-    async def ask(self, bus: Bus, cluster: Callable[[], Cluster], lag: Callable[[], Awaitable[int]]) -> None:
+    async def ask(
+        self,
+        bus: Bus,
+        cluster: Callable[[], Cluster],
+        lag: Callable[[], Awaitable[int]],
+        oldest_writer: Callable[[], Awaitable[float]],
+    ) -> None:
         """Every few seconds, ask how deep the queues are, who is active and how far behind the relay is.
 
-        Until cancelled. `lag()`: how many events are not relayed yet.
+        Until cancelled. `lag()`: how many events are not relayed yet. `oldest_writer()`: the age in seconds of the
+        oldest transaction that holds back the readers of the log.
         """
         while True:
             now = cluster()
             self._admission.active_users.set(len(now.seats))
             self._admission.waiting_users.set(len(seat_line(now)))
             await self._depths(bus)
-            await self._behind(lag)
+            await self._behind(lag, oldest_writer)
             await asyncio.sleep(ASK_S)
 
     async def _depths(self, bus: Bus) -> None:
@@ -83,8 +105,9 @@ class SchedulerMetrics:
             for name, depth in depths.items():
                 self._queues.depth.labels(name).set(depth)
 
-    async def _behind(self, lag: Callable[[], Awaitable[int]]) -> None:
+    async def _behind(self, lag: Callable[[], Awaitable[int]], oldest_writer: Callable[[], Awaitable[float]]) -> None:
         try:
             self._relay.lag.set(await lag())
+            self._log.oldest_writer.set(await oldest_writer())
         except MicrotomeError as error:
-            log.warning("how far the relay is behind is unknown: %s", error)
+            log.warning("how far readers of the log are behind is unknown: %s", error)

@@ -30,16 +30,26 @@ Part = Callable[[], Awaitable[None]]
 class Scheduler:
     """Leads whenever nobody else does."""
 
-    def __init__(self, log_: EventLog, decider: Decider, leadership: Leadership, parts: Sequence[Part]) -> None:
-        """`parts` run beside the decider while this process leads; each until it is cancelled."""
+    def __init__(
+        self,
+        log_: EventLog,
+        decider: Decider,
+        leadership: Leadership,
+        parts: Sequence[Part],
+        led: Callable[[bool], None] = lambda _leads: None,
+    ) -> None:
+        """`parts` run beside the decider while this process leads; each until it is cancelled. `led(leads)` is told
+        when that changes.
+        """
         self._log = log_
         self._decider = decider
         self._leadership = leadership
         self._parts = (decider.run, *parts)
-        self.leads = False
+        self._led = led
 
     async def run(self) -> None:
         """Stand by and lead until cancelled; an outage of Postgres or NATS only delays it."""
+        self._led(False)
         while True:
             try:
                 async with self._leadership.campaign() as campaign:
@@ -64,12 +74,12 @@ class Scheduler:
     async def _lead(self, campaign: Campaign) -> None:
         """Decide, relay and recover until one of them fails."""
         running = [asyncio.ensure_future(part()) for part in (campaign.guard, *self._parts)]
-        self.leads = True
+        self._led(True)
         try:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in running:
                 if task in done:
                     task.result()
         finally:
-            self.leads = False
+            self._led(False)
             await end(*running)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from microtome.bus.topology import MERGE
+from microtome.eventlog.snapshots import PostgresSnapshots
 from microtome.leases.lease import Expired
 from microtome.process import connected, until
 from microtome.relay.checkpoint import PostgresCheckpoint
 from microtome.relay.relay import Relay
 from microtome.workflows import Workflows
+from services.scheduler import folding
 from services.scheduler.deciding import Decider
+from services.scheduler.dispatching import Dispatching
+from services.scheduler.folding import Keeping, State
 from services.scheduler.leadership import PostgresLeadership
 from services.scheduler.observing import SchedulerMetrics
 from services.scheduler.recovering import Recovery, start_of
@@ -23,8 +27,12 @@ async def serve(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
     async with connected("scheduler", settings) as process:
         metrics = SchedulerMetrics(process.registry)
-        decider = Decider(process.log, settings.limits, metrics.observe)
+        snapshots = PostgresSnapshots(process.database, folding.NAME, folding.FORMAT)
+        state = State()
+        await folding.restore(state, snapshots)
+        metrics.begin(state.cluster)
         relay = Relay(process.log, process.bus, PostgresCheckpoint(process.database, "relay"), metrics.passed_over)
+        decider = Decider(process.log, settings.limits, metrics.observe, state, Dispatching(relay.dispatch))
 
         async def dispatch(expired: Expired) -> None:
             await relay.dispatch_again(await start_of(process.log, expired))
@@ -36,8 +44,8 @@ async def serve(stop: asyncio.Event) -> None:
         recovery = Recovery(process.leases, workflows, dispatch, settings.dispatch_seconds, waits)
 
         async def ask() -> None:
-            await metrics.ask(process.bus, lambda: decider.cluster, relay.lag)
+            await metrics.ask(process.bus, lambda: decider.cluster, relay.lag, process.log.oldest_writer)
 
         leadership = PostgresLeadership(settings.microtome_database_url)
-        scheduler = Scheduler(process.log, decider, leadership, (relay.run, recovery.run, ask))
-        await until(stop, scheduler.run())
+        parts = (relay.run, recovery.run, Keeping(state, snapshots).run, ask)
+        await until(stop, Scheduler(process.log, decider, leadership, parts, metrics.led).run())

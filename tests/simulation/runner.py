@@ -51,6 +51,7 @@ def simulate(
         forgotten = []
     if forgotten:
         outcome.violations.append(f"could run and did not: {forgotten}")
+    outcome.violations += world.misfolded()
     lost = world.book.acknowledged - {event.stream.removeprefix("workflow-") for event in events}
     if lost:
         outcome.violations.append(f"acknowledged and lost: {sorted(lost)}")

@@ -71,15 +71,19 @@ class Process:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Runs callbacks; jumps over the time in which there are none."""
+    """Runs callbacks; jumps over the time in which there are none.
+
+    Written for speed: what `BaseEventLoop` checks for the sake of threads and signals is left out.
+    """
 
     _ready: Any
-    _scheduled: Any
     _timer_cancelled_count: int
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._count = 0
         self.steps = 0
         self.faults: list[str] = []
         self.set_task_factory(_factory)
@@ -87,6 +91,32 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer._scheduled = True
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, timer))
+        return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def run_in_executor(  # type: ignore[override]  # there are no threads: it is done when it is asked for
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        future = self.create_future()
+        future.set_result(func(*args))
+        return future
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.faults.append(f"{context.get('message')}: {context.get('exception')!r}")
@@ -98,21 +128,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def _run_once(self) -> None:
-        timers, ready = self._scheduled, self._ready
+        timers, ready = self._timers, self._ready
         if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(timers):
-            # In place: `call_at` pushes to this very list.
-            timers[:] = [timer for timer in timers if not timer._cancelled]
+            self._timers = timers = [entry for entry in timers if not entry[2]._cancelled]
             heapq.heapify(timers)
             self._timer_cancelled_count = 0
-        while timers and timers[0]._cancelled:
+        while timers and timers[0][2]._cancelled:
             self._timer_cancelled_count -= 1
-            heapq.heappop(timers)._scheduled = False
+            heapq.heappop(timers)[2]._scheduled = False
         if not ready:
             if not timers:
                 raise Deadlock
-            self._now = max(self._now, timers[0]._when)
-            while timers and timers[0]._when <= self._now:
-                timer = heapq.heappop(timers)
+            self._now = max(self._now, timers[0][0])
+            while timers and timers[0][0] <= self._now:
+                timer = heapq.heappop(timers)[2]
                 timer._scheduled = False
                 ready.append(timer)
         for _ in range(len(ready)):

@@ -14,12 +14,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from microtome import clock
 from microtome.bus.bus import PUBLISH_DEADLINE_S
 from microtome.bus.memory import MemoryBroker, MemoryBus
 from microtome.bus.message import Published
 from microtome.errors import Unavailable
 from microtome.eventlog.log import START, Append, Cursor, StoredEvent
 from microtome.eventlog.memory import MemoryEventLog
+from microtome.eventlog.snapshots import Snapshot
 from microtome.leases.lease import Lease, Leases, Progress, Stage
 from microtome.leases.memory import MemoryLeases
 from microtome.relay.checkpoint import MemoryCheckpoint
@@ -69,8 +71,9 @@ class Wire:
             raise Unavailable(f"{self._server} was not reached")
         result = await effect()
         await self._step()
-        await asyncio.sleep(weather.travel())
-        self._check()
+        if weather.random.random() < 0.3:
+            await asyncio.sleep(weather.travel())
+            self._check()
         if self.cut or weather.happens(weather.lost_after):
             raise Unavailable(f"{self._server} did not answer")
         return result
@@ -97,6 +100,7 @@ class Postgres:
         self.leases = leases
         self.invariants: Invariants | None = Invariants()
         self.checkpoint = MemoryCheckpoint()
+        self.snapshot: Snapshot | None = None
         self.leader: Process | None = None
         # Readers see nothing after this: an older transaction is still open.
         self.horizon: Cursor | None = None
@@ -185,6 +189,28 @@ class WiredCheckpoint:
 
     async def store(self, cursor: Cursor) -> None:
         return await self._wire.call(lambda: self._checkpoint.store(cursor))
+
+
+class WiredSnapshots:
+    """`Snapshots` over a wire."""
+
+    def __init__(self, postgres: Postgres, wire: Wire) -> None:
+        self._postgres = postgres
+        self._wire = wire
+
+    async def load(self) -> Snapshot | None:
+        async def effect() -> Snapshot | None:
+            return self._postgres.snapshot
+
+        return await self._wire.call(effect)
+
+    async def store(self, cursor: Cursor, data: bytes) -> None:
+        async def effect() -> None:
+            kept = self._postgres.snapshot
+            if kept is None or kept.cursor < cursor:
+                self._postgres.snapshot = Snapshot(cursor, data, clock.now())
+
+        await self._wire.call(effect)
 
 
 class WiredLeadership:

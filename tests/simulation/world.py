@@ -21,6 +21,7 @@ from microtome.bus.topology import MERGE
 from microtome.contracts.codec import to_json
 from microtome.contracts.messages import JobsAdded, WorkflowSubmitted
 from microtome.domain.limits import Limits
+from microtome.errors import Unavailable
 from microtome.eventlog.log import StoredEvent
 from microtome.eventlog.memory import MemoryEventLog
 from microtome.leases.lease import Expired
@@ -28,6 +29,8 @@ from microtome.leases.memory import MemoryLeases
 from microtome.relay.relay import Relay
 from microtome.workflows import Workflows
 from services.scheduler.deciding import Decider
+from services.scheduler.dispatching import Dispatching
+from services.scheduler.folding import Keeping, State, restore
 from services.scheduler.recovering import Recovery, start_of
 from services.scheduler.standing import Scheduler
 from tests.acceptance import laws
@@ -43,6 +46,7 @@ from tests.simulation.wires import (
     WiredLeadership,
     WiredLeases,
     WiredLog,
+    WiredSnapshots,
 )
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,6 +55,7 @@ DISPATCH_S = 4.0
 CHAOS_S = (10.0, 30.0)
 # Backoff, dispatch and lease times many times over.
 SETTLE_S = 900.0
+SNAPSHOT_EVERY = 15
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ class World:
             self.weather, {}, transient=chance.choice((0, 0.02, 0.1)), permanent=chance.choice((0, 0.02, 0.05))
         )
         self.book = Accounts()
+        self.states: dict[str, State] = {}
         self._checker = laws.Checker(self.limits.max_workers, self.limits.max_active_users)
         self._judged = 0
         self.processes: dict[str, Process] = {}
@@ -197,8 +203,11 @@ class World:
         log, leases, wire = self.line(process)
         limits = replace(self.limits, max_active_users=9) if self.sabotage.seats else self.limits
         bus = WiredBus(self.broker, self.wire(process, "NATS"), self.weather)
-        decider = Decider(log, limits, lambda _event, _before: None)
+        state, snapshots = State(), WiredSnapshots(self.postgres, wire)
+        self.states[name] = state
+        await self.patiently(lambda: restore(state, snapshots))
         relay = Relay(log, bus, WiredCheckpoint(self.postgres, wire))
+        decider = Decider(log, limits, lambda _event, _before: None, state, Dispatching(relay.dispatch))
 
         async def dispatch(expired: Expired) -> None:
             await relay.dispatch_again(await start_of(log, expired))
@@ -208,7 +217,16 @@ class World:
 
         recovery = Recovery(leases, Workflows(log, limits), dispatch, DISPATCH_S, waits)
         leadership = WiredLeadership(self.postgres, wire, process)
-        await Scheduler(log, decider, leadership, (relay.run, recovery.run)).run()
+        keeping = Keeping(state, snapshots, every=SNAPSHOT_EVERY)
+        await Scheduler(log, decider, leadership, (relay.run, recovery.run, keeping.run)).run()
+
+    async def patiently(self, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What a supervisor does about a process that cannot begin."""
+        while True:
+            try:
+                return await ask()
+            except Unavailable:
+                await asyncio.sleep(0.5)
 
     async def tiler(self, process: Process, name: str) -> None:
         await self._worker(process, name, workers.tile)
@@ -322,6 +340,18 @@ class World:
                 process.resume()
             for wire in self.wires.get(name, []):
                 wire.cut = False
+
+    def misfolded(self) -> list[str]:
+        """The schedulers whose state, begun at some snapshot or other, is not what the whole log comes to."""
+        found = []
+        for name, state in self.states.items():
+            whole = State()
+            for event in self.postgres.log._events:
+                if event.cursor <= state.cursor:
+                    whole.take(event)
+            if (whole.versions, whole.dump()()) != (state.versions, state.dump()()):
+                found.append(f"{name} folded something else than the log up to {state.cursor}")
+        return found
 
     def judge(self) -> list[str]:
         """Judge what is new in the log; return the jobs that are not where they could be."""

@@ -19,6 +19,8 @@ from opentelemetry.context import Context
 from microtome.errors import InvalidRequest
 
 MESSAGE_ID = "Nats-Msg-Id"
+# Store it only if the newest message of the stream has this id. A message whose own id is known is a duplicate first.
+AFTER = "Nats-Expected-Last-Msg-Id"
 CURSOR = "microtome-cursor"
 ERROR_CODE = "microtome-error-code"
 ERROR_DETAIL = "microtome-error-detail"

@@ -1,13 +1,15 @@
 """How long a reader at the end of the log sleeps before it looks again.
 
 Promises: an event that becomes readable without a wake-up (it committed behind a slower transaction, or the wake-up
-came before the readers were let through) is found after about as long as it was hidden, at the latest after `longest`.
-Refuses: to look often when nothing happens; each look that finds nothing doubles the sleep.
+came before the readers were let through) is found soon, after a few times as long as it was hidden, and at the latest
+after `longest`.
+Refuses: to look often when nothing happens; each look that finds nothing makes the sleep longer.
 """
 
 from __future__ import annotations
 
-FIRST_S = 0.002
+FIRST_S = 0.004
+_LONGER = 4.0
 LONGEST_S = 1.0
 
 
@@ -23,7 +25,7 @@ class Patience:
         self._next = FIRST_S
 
     def seconds(self) -> float:
-        """Return how long to sleep now; the next sleep is twice as long."""
+        """Return how long to sleep now; the next one is longer."""
         now = min(self._next, self._longest)
-        self._next = 2 * now
+        self._next = _LONGER * now
         return now

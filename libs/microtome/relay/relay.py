@@ -2,6 +2,8 @@
 
 Promises: every event of the log reaches the bus at least once and in log order, each under its
 event id as message id, so that the bus keeps one; a started attempt also becomes a `PlanWork`.
+A page goes out at once, each event on the condition that the one before it is the newest that the stream holds; only
+if that fails they go one by one. The checkpoint follows when the bus has them all.
 The bus forgets message ids after two minutes; a relay that was down for longer after a crash may
 double its last page, which readers tell by `microtome-cursor` and workers by their leases.
 An event that the bus will never take (too large, no possible subject) is logged as an error, counted and passed
@@ -13,17 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Protocol
 
 from microtome import clock
 from microtome.bus import subjects
-from microtome.bus.headers import CloudEvent
+from microtome.bus.bus import PUBLISH_DEADLINE_S
+from microtome.bus.headers import AFTER, CloudEvent
 from microtome.contracts.codec import to_bytes, type_name
 from microtome.contracts.messages import JobStarted, Message, PlanWork
 from microtome.crashpoint import CrashPoint, crash_point
-from microtome.errors import ConfigurationError, MicrotomeError
+from microtome.errors import ConfigurationError, InvalidRequest, MicrotomeError
 from microtome.eventlog.log import EventLog, StoredEvent
+from microtome.eventlog.patience import Patience
 from microtome.relay.checkpoint import Checkpoint
 
 _LOG = logging.getLogger(__name__)
@@ -38,9 +42,16 @@ class Publisher(Protocol):
     """The part of the bus that a relay needs."""
 
     async def publish(
-        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float = PUBLISH_DEADLINE_S,
     ) -> object:
-        """Return when the bus has the message; it keeps one of each message id.
+        """Return when the bus has the message; it keeps one of each message id. It is tried until the deadline, at
+        least once, and handed to the bus before the first wait for it.
 
         Raises `Unavailable`, and `TooLarge` or `InvalidRequest` for what it will never take.
         """
@@ -70,8 +81,9 @@ class Relay:
         may be published again.
         """
         events = await self._log.read_all(await self._checkpoint.load(), limit)
-        for event in events:
-            await self._publish(event)
+        if not await self._publish_together(events):
+            for event in events:
+                await self._publish(event)
         if events:
             crash_point(CrashPoint.RELAY_AFTER_PUBLISH_BEFORE_CHECKPOINT)
             await self._checkpoint.store(events[-1].cursor)
@@ -81,6 +93,13 @@ class Relay:
         """Return how many events are not relayed yet, at most `limit`."""
         return await self._log.count(await self._checkpoint.load(), limit)
 
+    async def dispatch(self, started: StoredEvent) -> None:
+        """Publish the work of a `JobStarted` now, ahead of its turn in the log; the bus keeps one of this and that.
+
+        Tried once. Raises what the bus raises.
+        """
+        await self._dispatch(started, f"{started.event_id}:plan", deadline_s=0.0)
+
     async def dispatch_again(self, started: StoredEvent) -> None:
         """Publish the work of a `JobStarted` once more, in its trace. Raises what the bus raises."""
         # A fresh id: the first dispatch may have been lost together with the stream that remembers ids.
@@ -89,14 +108,15 @@ class Relay:
     async def run(self) -> None:
         """Publish for ever; while the log or the bus is away, try again."""
         pause = 0.1
+        patience = Patience(POLL_SECONDS)
         task = asyncio.current_task()
         while True:
             # Before Python 3.12 a client's wait_for can swallow a cancellation that comes with its result.
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
             try:
-                if not await self.step():
-                    await self._log.wait(POLL_SECONDS)
+                if await self.step() or await self._log.wait(patience.seconds()):
+                    patience.hurry()
                 pause = 0.1
             except MicrotomeError as error:
                 if not error.transient:
@@ -104,6 +124,31 @@ class Relay:
                 _LOG.warning("the relay waits %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _publish_together(self, events: Sequence[StoredEvent]) -> bool:
+        """Publish a page without waiting for one answer before the next; say whether the bus has all of it.
+
+        Sent in order, they are stored in order: where one is missing, the bus takes none that follow.
+        """
+        sending: list[Coroutine[None, None, None]] = []
+        before: str | None = None
+        try:
+            for event in events:
+                if isinstance(event.message, JobStarted):
+                    sending.append(self._dispatch(event, f"{event.event_id}:plan"))
+                condition = {AFTER: before} if before is not None else {}
+                message_id = before = str(event.event_id)
+                subject = event_subject(event)
+                sending.append(self._send(event, subject, event.message, message_id, condition, deadline_s=0.0))
+        except InvalidRequest:
+            for unsent in sending:
+                unsent.close()
+            return False
+        failures = [result for result in await asyncio.gather(*sending, return_exceptions=True) if result is not None]
+        for failure in failures:
+            if not isinstance(failure, MicrotomeError) or isinstance(failure, ConfigurationError):
+                raise failure
+        return not failures
 
     async def _publish(self, event: StoredEvent) -> None:
         try:
@@ -117,12 +162,21 @@ class Relay:
         if isinstance(event.message, JobStarted):
             await self._dispatch(event, f"{event.event_id}:plan")
 
-    async def _dispatch(self, event: StoredEvent, message_id: str) -> None:
+    async def _dispatch(self, event: StoredEvent, message_id: str, deadline_s: float = PUBLISH_DEADLINE_S) -> None:
         if not isinstance(event.message, JobStarted):
             raise TypeError(f"{type_name(event.message)} starts no work")
-        await self._send(event, subjects.WORK_PLAN, plan_work(event, event.message), message_id)
+        work = plan_work(event, event.message)
+        await self._send(event, subjects.WORK_PLAN, work, message_id, deadline_s=deadline_s)
 
-    async def _send(self, event: StoredEvent, subject: str, message: Message, message_id: str) -> None:
+    async def _send(
+        self,
+        event: StoredEvent,
+        subject: str,
+        message: Message,
+        message_id: str,
+        condition: Mapping[str, str] | None = None,
+        deadline_s: float = PUBLISH_DEADLINE_S,
+    ) -> None:
         cloud_event = CloudEvent(
             id=message_id,
             type=f"microtome.v1.{type_name(message)}",
@@ -132,8 +186,10 @@ class Relay:
             cursor=(event.cursor.xid, event.cursor.position),
         )
         trace = {name: value for name, value in event.meta.items() if name in ("traceparent", "tracestate")}
-        headers = cloud_event.to_headers() | trace
-        await self._bus.publish(subject, to_bytes(message), message_id=message_id, headers=headers)
+        headers = cloud_event.to_headers() | trace | dict(condition or {})
+        await self._bus.publish(
+            subject, to_bytes(message), message_id=message_id, headers=headers, deadline_s=deadline_s
+        )
 
 
 def event_subject(event: StoredEvent) -> str:
