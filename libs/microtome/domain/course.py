@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import TypeAlias
 
-from microtome.contracts.messages import Event, JobResult, JobsAdded, JobSucceeded
+from microtome.contracts.messages import JobResult, JobsAdded, JobSucceeded, Message
 from microtome.domain import cluster as clusters
 from microtome.domain.cluster import STREAM_PREFIX, Cluster
 from microtome.domain.commands import AddJobs, Command, ReportFailure
@@ -57,7 +57,7 @@ class Step:
 
     at: datetime
     stream: str
-    event: Event
+    event: Message
     before: Cluster
     after: Cluster
 
@@ -163,7 +163,7 @@ class _Course:
         for event in events:
             yield self._happens(STREAM_PREFIX + workflow_id, event)
 
-    def _happens(self, stream: str, event: Event) -> Step:
+    def _happens(self, stream: str, event: Message) -> Step:
         before = self._cluster
         self._cluster = clusters.evolve(before, event, self._now, stream)
         return Step(self._now, stream, event, before, self._cluster)
