@@ -12,18 +12,20 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 
 from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.limits import Limits
 from microtome.errors import ConfigurationError, InvalidRequest, NotFound
 from microtome.eventlog.log import START, Cursor
+from microtome.eventlog.migrate import migrate
 from microtome.replay import (
     describe,
     differences,
     differences_view,
     lookup,
+    moving,
     output,
     show,
     tail,
@@ -33,8 +35,9 @@ from microtome.replay import (
     what_if,
     what_if_view,
 )
+from microtome.replay.exported import open_file
 from microtome.replay.fold import Past, in_use, until
-from microtome.replay.source import DatabaseHistory, History, open_database
+from microtome.replay.source import DatabaseHistory, History, find_database, open_database
 from microtome.replay.timeline import Tracker
 
 Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
@@ -42,6 +45,10 @@ Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
 
 @asynccontextmanager
 async def _history(arguments: argparse.Namespace) -> AsyncIterator[History]:
+    if arguments.log is not None:
+        with open_file(arguments.log) as history:
+            yield history
+        return
     async with open_database(arguments.database) as database:
         yield DatabaseHistory(database)
 
@@ -64,6 +71,17 @@ def _setting(name: str) -> int | None:
     if not value.isdigit() or int(value) < 1:
         raise ConfigurationError(f"{name} is {value!r}; it must be a whole number from 1.")
     return int(value)
+
+
+def _seconds(name: str) -> float:
+    value = os.environ.get(name, "").strip() or "0"
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise ConfigurationError(f"{name} is {value!r}; it must be a number of seconds.")
+    return seconds
 
 
 async def run_tail(arguments: argparse.Namespace) -> int:
@@ -108,7 +126,9 @@ async def run_show(arguments: argparse.Namespace) -> int:
     """`show`."""
     async with _history(arguments) as history:
         workflow_id = await lookup.find_workflow(history, arguments.workflow)
-        shown = await show.at(history, workflow_id, arguments.at, await _limits(arguments, history))
+        shown = await show.at(
+            history, workflow_id, arguments.at, await _limits(arguments, history), grows=arguments.log is None
+        )
     if arguments.json:
         output.print_json(show.document(shown))
     else:
@@ -125,8 +145,8 @@ async def run_timeline(arguments: argparse.Namespace) -> int:
         past = Past(limits)
         async for event in until(history, arguments.at):
             tracker.take(event)
-            past.at = event.at
-    timeline = tracker.finish(past.now(arguments.at) if arguments.log is None else past.at or datetime.now(UTC))
+            past.at = event.at if past.at is None else max(past.at, event.at)
+    timeline = tracker.finish(past.now(arguments.at, grows=arguments.log is None))
     if timeline is None:
         raise NotFound(f"The job {arguments.job!r} was not there yet ({arguments.at}).")
     if arguments.json:
@@ -156,7 +176,13 @@ async def run_simulate(arguments: argparse.Namespace) -> int:
         slice_seconds=arguments.slice_seconds,
         policies=dict(arguments.policy),
     )
-    known = Limits(max_workers=_setting("MAX_WORKERS") or 1, max_active_users=_setting("MAX_ACTIVE_USERS") or 1)
+    tenure, slice_seconds = _seconds("SEAT_TENURE"), _seconds("SLICE_SECONDS")
+    known = Limits(
+        max_workers=_setting("MAX_WORKERS") or 1,
+        max_active_users=_setting("MAX_ACTIVE_USERS") or 1,
+        seat_tenure=timedelta(seconds=tenure) if tenure else None,
+        slice_seconds=slice_seconds or Limits().slice_seconds,
+    )
     async with _history(arguments) as history:
         comparison = await what_if.compare(until(history, arguments.last), known, changes)
     if arguments.json:
@@ -183,8 +209,25 @@ async def run_verify(arguments: argparse.Namespace) -> int:
 async def run_rebuild(arguments: argparse.Namespace) -> int:
     """`rebuild`."""
     async with open_database(arguments.database, writable=True) as database:
-        upkeep.ask(f"Make the tables of {upkeep.name(database)} anew from its log?", yes=arguments.yes)
+        upkeep.ask(f"Make the tables of {upkeep.name(database.url)} anew from its log?", yes=arguments.yes)
         return await upkeep.rebuild(database, json=arguments.json)
+
+
+async def run_export(arguments: argparse.Namespace) -> int:
+    """`export`."""
+    async with open_database(arguments.database) as database:
+        count = await moving.export(database, arguments.file)
+    output.remark(f"{count:,} events exported.")
+    return 0
+
+
+async def run_import(arguments: argparse.Namespace) -> int:
+    """`import`."""
+    url = find_database(arguments.database)
+    upkeep.ask(f"Import {arguments.file} into the database {upkeep.name(url)}?", yes=arguments.yes)
+    await migrate(url)
+    async with open_database(url, writable=True) as database:
+        return await moving.import_(database, arguments.file, json=arguments.json)
 
 
 async def run_rebase(arguments: argparse.Namespace) -> int:
@@ -193,7 +236,7 @@ async def run_rebase(arguments: argparse.Namespace) -> int:
         foreign = await upkeep.foreign_events(database)
         if foreign:
             upkeep.ask(
-                f"Renumber the log of {upkeep.name(database)}? {foreign:,} of its events are of another cluster. "
+                f"Renumber the log of {upkeep.name(database.url)}? {foreign:,} of its events are of another cluster. "
                 "All services must be stopped.",
                 yes=arguments.yes,
             )
@@ -206,6 +249,8 @@ COMMANDS: Mapping[str, Command] = {
     "timeline": run_timeline,
     "diff": run_diff,
     "simulate": run_simulate,
+    "export": run_export,
+    "import": run_import,
     "verify": run_verify,
     "rebuild": run_rebuild,
     "rebase": run_rebase,

@@ -39,11 +39,11 @@ class Past:
         self.count += 1
         self.limits = in_use(self.limits, event)
 
-    def now(self, moment: Moment) -> datetime:
-        """The time of the moment, for what depends on the clock."""
+    def now(self, moment: Moment, *, grows: bool) -> datetime:
+        """The time of the moment, for what depends on the clock; the end of a log that `grows` is now."""
         if moment.time is not None:
             return moment.time
-        return datetime.now(UTC) if moment.is_end or self.at is None else self.at
+        return datetime.now(UTC) if (moment.is_end and grows) or self.at is None else self.at
 
 
 def in_use(limits: Limits, event: StoredEvent) -> Limits:

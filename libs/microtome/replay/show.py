@@ -35,8 +35,11 @@ class Shown:
     waiting: dict[str, Waiting]
 
 
-async def at(history: History, workflow_id: str, moment: Moment, limits: Limits) -> Shown:
-    """Return the workflow as it was. Raises `NotFound` when it had not been submitted by then."""
+async def at(history: History, workflow_id: str, moment: Moment, limits: Limits, *, grows: bool = True) -> Shown:
+    """Return the workflow as it was. Raises `NotFound` when it had not been submitted by then.
+
+    `grows`: the end of the log is now, as it is not in a file.
+    """
     past, workflow = Past(limits), None
     async for event in until(history, moment):
         past.take(event)
@@ -44,7 +47,7 @@ async def at(history: History, workflow_id: str, moment: Moment, limits: Limits)
             workflow = workflows.evolve(workflow, event.message, event.at)
     if workflow is None:
         raise NotFound(f"The workflow {short(workflow_id)} was not there yet ({moment}).")
-    now = past.now(moment)
+    now = past.now(moment, grows=grows)
     return Shown(workflow, past, now, waiting_in(past.cluster, workflow, past.limits, now))
 
 

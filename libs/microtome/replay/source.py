@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -149,8 +148,3 @@ async def open_log(database: Database) -> AsyncIterator[PostgresEventLog]:
     """Open the log for following: it wakes up when something is appended."""
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(PostgresEventLog(database))
-
-
-def is_stdin(path: Path) -> bool:
-    """Whether a file's name means standard input (or output)."""
-    return str(path) == "-"

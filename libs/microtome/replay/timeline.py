@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from microtome.contracts.messages import (
     JobAttemptLost,
@@ -33,6 +33,8 @@ from microtome.domain.state import Job, JobStatus, Workflow
 from microtome.eventlog.log import StoredEvent
 from microtome.replay.fold import in_use
 
+# All events of an imported log share a transaction; those of one append follow each other faster than this.
+_TOGETHER = timedelta(milliseconds=5)
 # What one tenant's events tell of waiting for what is shared with others.
 _OWN_WORDS = {"seat": "In line for a seat.", "worker": "Its user had a seat; for a free worker slot."}
 
@@ -138,10 +140,10 @@ class Tracker:
 
     def take(self, event: StoredEvent) -> None:
         """Fold the next event of the log."""
-        if event.cursor.xid != self._xid:
+        if self._at is not None and (event.cursor.xid != self._xid or event.at - self._at > _TOGETHER):
             # Events of one transaction happened together; only what held after the last of them held at all.
             self._look()
-            self._xid = event.cursor.xid
+        self._xid = event.cursor.xid
         self._at = event.at if self._at is None else max(self._at, event.at)
         self._pass_until(self._at)
         self.limits = in_use(self.limits, event)

@@ -27,9 +27,9 @@ __all__ = ["ask", "foreign_events", "name", "rebase", "rebuild", "verify"]
 _SHOWN = 20
 
 
-def name(database: Database) -> str:
-    """The database in words, without its password."""
-    parts = urlsplit(database.url)
+def name(url: str) -> str:
+    """A database in words, without its password."""
+    parts = urlsplit(url)
     return f"{parts.path.lstrip('/')!r} at {parts.hostname or 'localhost'}{f':{parts.port}' if parts.port else ''}"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from uuid import uuid4
 
@@ -18,6 +21,7 @@ from microtome.eventlog.database import Database
 from microtome.eventlog.log import Append, NewEvent, StoredEvent
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.readmodels.projection import ReadModels
+from microtome.replay.__main__ import main
 from tests.conftest import PROJECT_ROOT as ROOT
 from tests.integration.eventlog.fixtures import run_apart, template, with_name
 from tests.unit.replay.recorder import Recorder, spec
@@ -92,11 +96,16 @@ def recorded_url(postgres_url: str, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def blank_url(postgres_url: str, template: str) -> AsyncIterator[str]:
-    """A database with the tables and nothing in them."""
-    url = await create(postgres_url, template)
-    yield url
-    await drop(postgres_url, url)
+def blank_url(postgres_url: str) -> Iterator[str]:
+    """A database without anything in it."""
+    urls: list[str] = []
+
+    async def make() -> None:
+        urls.append(await create(postgres_url, "template0"))
+
+    run_apart(make())
+    yield urls[0]
+    run_apart(drop(postgres_url, urls[0]))
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -104,24 +113,53 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join((str(ROOT / "libs"), str(ROOT))), **more}
 
 
-Replay = Callable[..., subprocess.CompletedProcess[str]]
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Replay = Callable[..., Ran]
 
 
 @pytest.fixture
-def replay(recorded_url: str) -> Replay:
-    """Runs the command line as a person would, on the story unless told otherwise."""
+def replay(recorded_url: str, monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """Runs the command line in this process, on the story unless told otherwise."""
 
-    def run(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    def run(*arguments: str, **more: str) -> Ran:
+        for name in [name for name in os.environ if name.startswith(("MICROTOME_", "MAX_", "SEAT_", "SLICE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in {"MICROTOME_DATABASE_URL": recorded_url, "COLUMNS": "140", **more}.items():
+            monkeypatch.setenv(name, value)
+        printed, said = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            try:
+                status = main(list(arguments))
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return Ran(status, printed.getvalue(), said.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def spawn(recorded_url: str) -> Replay:
+    """Runs the command line as a person does, in a process of its own."""
+
+    def run(*arguments: str, stdin: bytes = b"", **more: str) -> Ran:
+        ended = subprocess.run(
             [sys.executable, "-m", "microtome.replay", *arguments],
             env=environment(**{"MICROTOME_DATABASE_URL": recorded_url, **more}),
             cwd=ROOT,
             input=stdin,
             capture_output=True,
-            text=True,
             timeout=60,
             check=False,
         )
+        return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     return run
 

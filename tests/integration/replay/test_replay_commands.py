@@ -10,10 +10,13 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from uuid import uuid4
+from xml.etree import ElementTree
 
 import asyncpg
 import pytest
+from PIL import Image
 
 from microtome.contracts.messages import SlideDeleted
 from microtome.eventlog.database import Database
@@ -21,7 +24,7 @@ from microtome.eventlog.log import Append, NewEvent
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.replay.arguments import PROGRAM, parser
 from microtome.replay.commands import COMMANDS
-from tests.integration.replay.conftest import ROOT, Replay, environment, lines, told
+from tests.integration.replay.conftest import ROOT, Ran, Replay, environment, lines, told
 
 STORY = told().log
 
@@ -60,7 +63,7 @@ def test_tail_prints_every_event_in_order(replay: Replay) -> None:
     assert up_to_the_fifth == events[3:5]
 
 
-def replay_lines(shown: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+def replay_lines(shown: Ran) -> list[dict[str, object]]:
     assert shown.returncode == 0, shown.stderr
     return [json.loads(line) for line in shown.stdout.splitlines()]
 
@@ -192,11 +195,109 @@ def test_what_cannot_be_done_is_said_in_a_line(replay: Replay, arguments: list[s
     assert "Traceback" not in shown.stderr
 
 
-def test_without_a_database_it_says_how_to_give_one(replay: Replay, tmp_path: object) -> None:
+def test_without_a_database_it_says_how_to_give_one(replay: Replay, tmp_path: Path) -> None:
     shown = replay("tail", MICROTOME_DATABASE_URL="", MICROTOME_HOME=str(tmp_path))
     assert shown.returncode == 2
     for way in ("--database", "MICROTOME_DATABASE_URL", "make up"):
         assert way in shown.stderr
+
+
+def test_an_exported_log_is_read_as_the_database_is(replay: Replay, tmp_path: Path) -> None:
+    file = tmp_path / "story.jsonl"
+    assert replay("export", str(file)).returncode == 0
+    assert list(tmp_path.iterdir()) == [file]
+    log = ("--log", str(file))
+    for command in (
+        ["tail", "--from", "start", "--json"],
+        ["tail", "--user", "bob", "-n", "2", "--json"],
+        ["diff", "start", "now", "--json"],
+        ["simulate", "--json"],
+    ):
+        assert replay(*command, *log).stdout == replay(*command).stdout != ""
+    live, past = (json.loads(replay("timeline", "cohort/first", "--json", *more).stdout) for more in ((), log))
+    assert {**live, "as_of": None} == {**past, "as_of": None}
+    shown = json.loads(replay("show", "cohort", "--json", *log).stdout)
+    assert [job["status"] for job in shown["jobs"]] == ["SUCCEEDED", "PENDING"]
+    assert "does not grow" in replay("tail", "--follow", *log).stderr
+    file.write_text(file.read_text() + "{}\n")
+    damaged = replay("show", "cohort", *log)
+    assert damaged.returncode == 2
+    assert "Line 14 " in damaged.stderr
+    assert "cannot be read" in replay("show", "cohort", "--log", str(tmp_path / "nowhere")).stderr
+
+
+def slow_down(file: Path) -> None:
+    """Let each transaction of an exported log happen a second after the one before."""
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    xids = sorted({event["cursor"].split(":")[0] for event in events}, key=int)
+    for event in events:
+        event["at"] = f"2026-01-05T09:00:{xids.index(event['cursor'].split(':')[0]):02d}+00:00"
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def test_an_import_brings_the_log_and_its_tables_into_another_database(
+    replay: Replay, blank_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "story.jsonl"
+    replay("export", str(file))
+    slow_down(file)
+    assert "--yes" in replay("import", str(file), "--database", blank_url).stderr
+    done = replay("import", str(file), "--database", blank_url, "--yes", "--json")
+    assert json.loads(done.stdout) == {"events": len(STORY), "streams": 4}
+    assert replay("verify", "--database", blank_url).returncode == 0
+    ids = [
+        [event["event_id"] for event in replay_lines(replay("tail", "--from", "start", "--json", *where))]
+        for where in ((), ("--database", blank_url))
+    ]
+    assert ids[0] == ids[1]
+    # All events of an import share a transaction; what happened together is told by their times.
+    one, other = (
+        json.loads(replay("timeline", "cohort/second", "--json", "--at", "2030-01-01", *where).stdout)["phases"]
+        for where in (("--log", str(file)), ("--database", blank_url))
+    )
+    assert [(phase["kind"], phase["seconds"]) for phase in one] == [
+        (phase["kind"], phase["seconds"]) for phase in other
+    ]
+    assert len(one) > 1
+    again = replay("import", str(file), "--database", blank_url, "--yes")
+    assert again.returncode == 2
+    assert "holds events already" in again.stderr
+
+
+def test_simulate_shows_both_sides_and_writes_pictures(replay: Replay, tmp_path: Path) -> None:
+    found = json.loads(replay("simulate", "--max-workers", "3", "--policy", "all=skip", "--json").stdout)
+    assert (found["recorded"]["max_workers"], found["simulated"]["max_workers"]) == (1, 3)
+    assert found["recorded"]["jobs"] == 4
+    assert found["simulated"]["waited_seconds"]["max"] < found["recorded"]["waited_seconds"]["max"]
+    svg, png = tmp_path / "chart.svg", tmp_path / "chart.png"
+    text = replay("simulate", "--max-workers", "3", "--svg", str(svg), "--png", str(png)).stdout
+    for words in ("MAX_WORKERS       1 → 3", "waited for seat and slot, p90", "How many jobs waited how long", "ada"):
+        assert words in text, text
+    drawn = ElementTree.parse(svg).getroot()
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
+    with Image.open(png) as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000) or ()}
+    assert {(0x09, 0x69, 0xDA), (0xBF, 0x87, 0x00)} <= colours
+
+
+def test_each_command_runs_in_a_process_of_its_own(spawn: Replay, blank_url: str) -> None:
+    exported = spawn("export", "-")
+    log = exported.stdout.encode()
+    assert (exported.returncode, log.count(b"\n"), exported.stderr) == (0, len(STORY), "13 events exported.\n")
+    for command, words in {
+        "tail --log -": "SeatGranted",
+        "show cohort --log -": "Monday cohort",
+        "timeline cohort.first": "merger-78",
+        "diff start now": "13 events",
+        "simulate --log -": "recorded",
+        f"import - --yes --database {blank_url}": "13 events of 4 streams",
+        f"verify --database {blank_url}": "Every row of every table",
+        f"rebuild --yes --database {blank_url}": "13 events",
+        f"rebase --yes --database {blank_url}": "nothing to do",
+    }.items():
+        ran = spawn(*command.split(), stdin=log)
+        assert (ran.returncode, ran.stderr) == (0, ""), ran
+        assert words in ran.stdout
 
 
 async def test_following_prints_what_is_appended(recorded_url: str) -> None:
