@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from microtome.contracts.messages import (
     JobAttemptLost,
@@ -35,6 +35,8 @@ from microtome.replay.fold import in_use
 
 # All events of an imported log share a transaction; those of one append follow each other faster than this.
 _TOGETHER = timedelta(milliseconds=5)
+_NO_TIME = timedelta(0)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 # What one tenant's events tell of waiting for what is shared with others.
 _OWN_WORDS = {"seat": "In line for a seat.", "worker": "Its user had a seat; for a free worker slot."}
 
@@ -137,6 +139,9 @@ class Tracker:
     _xid: int = 0
     _at: datetime | None = None
     _seen: tuple[object, ...] = ()
+    # How long each sentence about the current phase was true: the one that was for longest is kept.
+    _said: dict[str, timedelta] = field(default_factory=dict)
+    _said_since: datetime = _NEVER
 
     def take(self, event: StoredEvent) -> None:
         """Fold the next event of the log."""
@@ -213,14 +218,18 @@ class Tracker:
     def _enter(self, phase: Phase | None, at: datetime) -> None:
         last = self._phases[-1] if self._phases else None
         if last is not None and last.until is None:
+            self._said[last.detail] = self._said.get(last.detail, _NO_TIME) + (at - self._said_since)
+            self._said_since = at
             if phase is not None and _same(last, phase):
+                self._phases[-1] = replace(last, detail=phase.detail)
                 return
             if at > last.since:
-                self._phases[-1] = replace(last, until=at)
+                self._phases[-1] = replace(last, until=at, detail=max(self._said, key=lambda said: self._said[said]))
             else:
                 self._phases.pop()  # it never lasted
         if phase is not None:
             self._phases.append(phase)
+            self._said, self._said_since = {}, at
 
     def _note(self, event: StoredEvent) -> None:
         """Keep the attempts up to date with an event about the job."""

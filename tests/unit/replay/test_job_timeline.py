@@ -144,6 +144,22 @@ def test_a_job_that_still_waits_is_told_up_to_now() -> None:
     assert timeline.waited_seconds == {"worker": 100.0}
 
 
+def test_of_the_sentences_about_a_phase_the_one_that_was_true_for_longest_is_kept() -> None:
+    story = Recorder(Limits(max_workers=1))
+    story.submit("a", "ada", spec("a", "long"))
+    story.tick()
+    story.submit("b", "bob")
+    story.tick()
+    story.at(50)
+    story.succeed("a.long")
+    story.at(51)
+    story.tick()
+    (waited, ran) = tracked(story, "b.job").phases
+    assert (waited.kind, ran.kind) == ("worker", "running")
+    assert waited.seconds(story.now) == 51
+    assert "busy" in waited.detail
+
+
 def test_json_has_every_phase_and_the_chart_every_reason() -> None:
     timeline = tracked(eventful(), "b.it")
     document = timeline_document.document(timeline)
