@@ -73,6 +73,11 @@ class Shop:
     done: dict[str, int]
     transient: float
     permanent: float
+    pace: float = 1.0
+
+    async def toil(self, least: float, most: float) -> None:
+        """Pass the time of some work, in seconds."""
+        await asyncio.sleep(self.pace * self.weather.random.uniform(least, most))
 
     def stumble(self) -> None:
         chance = self.weather.random.random()
@@ -102,15 +107,13 @@ def frame(
 
 async def tile(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop) -> None:
     """A tiler: plans, feeds tile after tile, hands over to the merger."""
-    chance = shop.weather.random
-
     async def plan(attempt: Attempt) -> HandOver:
         job_id, tiles = attempt.job_id, attempt.context.spec.expected_tiles
-        await asyncio.sleep(chance.uniform(0.01, 0.3))
+        await shop.toil(0.01, 0.3)
         planned = JobPlanned(job_id=job_id, attempt=attempt.attempt, tiles_total=tiles)
         await workflows.execute(attempt.context.workflow_id, ReportPlanned(planned))
         while (done := shop.done.get(job_id, 0)) < tiles:
-            await asyncio.sleep(chance.uniform(0.05, 1.0))
+            await shop.toil(0.05, 1.0)
             shop.stumble()
             shop.done[job_id] = max(done + 1, shop.done.get(job_id, 0))
             attempt.progress = Progress(tiles_total=tiles, tiles_processed=done + 1)
@@ -137,13 +140,11 @@ async def tile(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop
 
 async def merge(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop) -> None:
     """A merger: makes the result and reports success."""
-    chance = shop.weather.random
-
     async def handle(delivery: Delivery) -> None:
         work = from_bytes(MergeWork, delivery.payload)
 
         async def finish(attempt: Attempt) -> None:
-            await asyncio.sleep(chance.uniform(0.01, 1.5))
+            await shop.toil(0.01, 1.5)
             shop.stumble()
             attempt.progress = replace(attempt.progress, cells=work.tiles_total)
             result = JobResult(tiles_total=work.tiles_total, tiles_processed=work.tiles_total)
