@@ -43,6 +43,20 @@ update workflows set (submitted, next_turn) = (
     select count(*), count(*) from jobs where jobs.workflow_id = workflows.workflow_id
 );
 
+-- How long lost attempts ran since the submission or the user's last retry, only the log remembers.
+update jobs set ran = lost.ran from (
+    select l.data ->> 'jobId' as job_id, sum(greatest(l.at - s.at, '0')) as ran
+    from events l join events s
+      on s.stream = l.stream and s.type = 'JobStarted'
+     and s.data ->> 'jobId' = l.data ->> 'jobId' and s.data ->> 'attempt' = l.data ->> 'attempt'
+    where l.type = 'JobAttemptLost' and not exists (
+        select from events r
+        where r.stream = l.stream and r.type = 'JobRetried' and r.version > l.version
+          and r.data ->> 'jobId' = l.data ->> 'jobId'
+    )
+    group by l.data ->> 'jobId'
+) as lost where lost.job_id = jobs.job_id;
+
 -- Until now every branch halted: a pending job is held up by a failed or cancelled one that it depends on, or by one
 -- before it in its branch that is itself held up or failed.
 with recursive held_up (job_id) as (

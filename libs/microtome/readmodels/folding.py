@@ -151,6 +151,6 @@ def _job(workflow: Workflow, job: Job, created_at: datetime) -> Row:
         None if job.result is None else to_json(job.result),
         *(created_at, job.started_at, job.finished_at, job.turn, spec.draft),
         *(spec.expected_tiles, job.preemptions, job.cause_job_id, gone),
-        *(0 if gone is not None else artifact_bytes(job.result), job.attempt > 0 or (spec.draft and not job.draft)),
+        *(0 if gone is not None else artifact_bytes(job.result), spec.draft and not job.draft),
         job.ran,
     )

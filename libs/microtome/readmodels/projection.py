@@ -79,7 +79,7 @@ from line where job_id = $1 and workflow_id = $2
 _STARTED = """
 update jobs set status = 'RUNNING', attempt = $3, slot = $4, seated_user = user_id, started_at = $5,
                 not_before = null, planned = null, result = null, finished_at = null, cause_job_id = null,
-                artifacts_deleted_at = null, artifact_bytes = 0, released = true
+                artifacts_deleted_at = null, artifact_bytes = 0, released = draft
 where job_id = $1 and workflow_id = $2
 """
 _PLANNED = "update jobs set planned = $3 where job_id = $1 and workflow_id = $2"
