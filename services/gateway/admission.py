@@ -9,6 +9,7 @@ Refuses: to hold back health checks, and live views and uploads, which have limi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from typing import ClassVar
@@ -62,7 +63,9 @@ class Gate:
                 # The place came together with the end of our patience.
                 self.leave()
             else:
-                self._line.remove(turn)
+                # Whoever left just now may have passed over this one already.
+                with contextlib.suppress(ValueError):
+                    self._line.remove(turn)
             if isinstance(error, TimeoutError):
                 raise Overloaded from None
             raise

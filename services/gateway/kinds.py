@@ -146,7 +146,6 @@ KINDS: Mapping[str, Kind] = {
         "Checksum of a chunk mismatch",
         "A chunk was damaged on its way and not kept.",
         "Send the chunk again.",
-        True,
     ),
     "rate-limited": Kind(
         429,
