@@ -113,7 +113,7 @@ class Uploads:
         async with self._database.connection() as connection:
             return await _usage(connection, user_id, "")
 
-    async def open(  # noqa: PLR0913 - a row
+    async def open(
         self,
         upload_id: str,
         user_id: str,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -12,7 +14,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[3]
 MIB = 1 << 20
@@ -105,3 +109,62 @@ async def test_what_cannot_work_is_said_at_start(tmp_path: Path) -> None:
             assert child.returncode == 1
             assert b"MAX_WORKERS" in complaints
             assert b"MICROTOME_NATS_URL" in complaints
+
+
+async def test_an_upload_goes_on_where_a_killed_gateway_left_it(
+    database_url: str, nats_url: str, tmp_path: Path, free_port: int
+) -> None:
+    environment = {
+        "MICROTOME_DATABASE_URL": database_url,
+        "MICROTOME_NATS_URL": nats_url,
+        "MICROTOME_DATA_DIR": str(tmp_path / "data"),
+        "GATEWAY_PORT": str(free_port),
+        "METRICS_PORT": "0",
+    }
+    pixels = np.random.default_rng(11).integers(120, 255, (1200, 1400, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.tif")
+    body = (tmp_path / "plain.tif").read_bytes()
+    url = f"http://127.0.0.1:{free_port}"
+    tus = {"X-User-ID": "ada", "Tus-Resumable": "1.0.0"}
+    offsets = []
+    upload = ""
+    for kill in (True, True, False):
+        async with process(**environment) as child, httpx.AsyncClient(base_url=url, timeout=60, headers=tus) as client:
+            await answers(f"{url}/api/v1/health")
+            if not upload:
+                created = await client.post("/api/v1/uploads", headers={"Upload-Length": str(len(body))})
+                upload = created.headers["location"]
+            offset = int((await client.head(upload)).headers["upload-offset"])
+            offsets.append(offset)
+            headers = {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
+            killed = asyncio.Event()
+            content = pieces(body[offset:], killed if kill else None)
+            sending = asyncio.create_task(client.patch(upload, content=content, headers=headers))
+            if kill:
+                arriving = tmp_path / "data" / "resumable" / upload.rpartition("/")[2] / "content"
+                while not (arriving.exists() and arriving.stat().st_size > offset + MIB):
+                    await asyncio.sleep(0.01)
+                child.kill()
+                await child.wait()
+                killed.set()
+                with contextlib.suppress(httpx.HTTPError):
+                    await sending
+                continue
+            answered = await sending
+            assert answered.status_code == 204, answered.text
+            slide = (await client.get(answered.headers["location"])).json()
+            assert slide["sha256"] == hashlib.sha256(body).hexdigest()
+            stored = tmp_path / "data" / "slides" / slide["id"] / slide["filename"]
+            assert hashlib.sha256(stored.read_bytes()).hexdigest() == slide["sha256"]
+            child.send_signal(signal.SIGTERM)
+            await child.communicate()
+    print(f"of {len(body)} bytes the killed gateways had kept {offsets[1:]}")
+    assert 0 == offsets[0] < offsets[1] < offsets[2] < len(body)
+
+
+async def pieces(body: bytes, killed: asyncio.Event | None) -> AsyncIterator[bytes]:
+    """The body; of one whose reader will be killed only 2 MiB before that."""
+    if killed is not None:
+        yield body[: 2 * MIB]
+        await killed.wait()
+    yield body
