@@ -48,6 +48,6 @@ async def test_every_nucleus_of_a_real_image_is_found_and_the_files_agree(live: 
     path = await user.download(job["id"], "cells.geojson", live.folder / "real.geojson")
     features = json.loads(path.read_text())["features"]
     assert {feature["id"] for feature in features} == set(table["id"].to_pylist())
-    summary = await user.result(job["id"])
+    summary = (await user.result(job["id"]))["summary"]
     assert (summary["mpp"], summary["mpp_source"], summary["cells"]) == (MPP, "user", len(found))
     assert abs(summary["cells_per_mm2"] - len(found) / summary["tissue_mm2"]) < 0.01

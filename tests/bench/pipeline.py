@@ -56,7 +56,7 @@ async def through_services(stack: EmbeddedStack, slide: Path, downloads: Path) -
             await client.download(job_id, artifact["name"], downloads / artifact["name"])
         seconds = time.perf_counter() - began
         cpu_s = machine.cpu_seconds(pids) - cpu
-        summary = await client.result(job_id)
+        summary = (await client.result(job_id))["summary"]
     return {"seconds": seconds, "cpu_s": cpu_s, "timeline": timeline, "summary": summary}
 
 

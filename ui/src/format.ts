@@ -39,6 +39,14 @@ export function ago(time: string, now: number): string {
   return new Date(time).toLocaleDateString(undefined, { day: "numeric", month: "short", year: "numeric" });
 }
 
+/** When something is expected, as a person would say it. */
+export function expected(time: string, now: number): string {
+  const ahead = (Date.parse(time) - now) / 1000;
+  if (ahead < 20) return "in a moment";
+  if (ahead < 5400) return `in about ${Math.max(1, Math.round(ahead / 60))} min`;
+  return `at about ${new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" })}`;
+}
+
 const SOURCES: Record<MppSource, string> = {
   vendor: "from the scanner",
   resolution_tag: "from the TIFF's resolution tags",
@@ -66,11 +74,13 @@ export function jobTitle(type: JobType): string {
 }
 
 const STATUSES: Record<Status, string> = {
+  DRAFT: "Draft",
   PENDING: "Waiting",
   RUNNING: "Running",
   SUCCEEDED: "Done",
   FAILED: "Failed",
   CANCELLED: "Cancelled",
+  SKIPPED: "Skipped",
 };
 
 export function statusText(status: Status): string {

@@ -12,7 +12,12 @@ function job(changes: Partial<Job> = {}): Job {
     slide_id: "s1",
     branch: "main",
     depends_on: [],
-    parameters: { mpp: null, assume_mpp: null, tile_size: null, halo: null, batch_size: null, model: null },
+    parameters: { mpp: null, assume_mpp: null, tile_size: null, halo: null, batch_size: null, model: null, region: null, normalisation: null },
+    draft: false,
+    expected_tiles: 100,
+    preemptions: 0,
+    cause_job_id: null,
+    artifacts_deleted_at: null,
     status: "RUNNING",
     attempt: 1,
     stage: "infer",
@@ -40,6 +45,7 @@ function workflow(position: string, ...jobs: Job[]): Workflow {
     created_at: "2026-01-01T00:00:00Z",
     finished_at: null,
     position,
+    branches: [],
     jobs,
   };
 }

@@ -33,7 +33,7 @@ class JobCalls(Transport):
         return cast("Job", await self.call("POST", f"jobs/{part(job_id)}/retry"))
 
     async def result(self, job_id: str) -> dict[str, Any]:
-        """Get what a job found and the files it made."""
+        """Get a finished job's manifest: what it found, its summary, and the files it made."""
         return cast("dict[str, Any]", await self.call("GET", f"jobs/{part(job_id)}/result"))
 
     async def timeline(self, job_id: str) -> dict[str, Any]:

@@ -6,7 +6,24 @@ Refuses: to check values at run time; the server's OpenAPI contract is where tha
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class ActiveUser(TypedDict):
+    """A user who holds a seat, so that their jobs may run."""
+
+    id: str
+    running_jobs: int
+    seat: int
+    since: str
+
+
+class Allowance(TypedDict):
+    """What a user may submit now."""
+
+    full_in_seconds: float
+    limit: int
+    remaining: int
 
 
 class Artifact(TypedDict):
@@ -17,6 +34,49 @@ class Artifact(TypedDict):
     sha256: str
     size_bytes: int
     url: str
+
+
+class AssociatedPicture(TypedDict):
+    """A picture that the scanner stored beside the slide. Size in pixels."""
+
+    height: int
+    name: str
+    url: str
+    width: int
+
+
+class Attempt(TypedDict):
+    """One attempt at the job."""
+
+    detail: str
+    ended_at: str | None
+    number: int
+    outcome: Literal["running", "succeeded", "failed", "lost", "preempted", "cancelled"]
+    planned_at: str | None
+    seconds: float
+    slot: int
+    started_at: str
+    tiles_skipped: int | None
+    tiles_total: int | None
+    workers: list[str]
+    """Processes that reported on it, in order."""
+
+
+class Branch(TypedDict):
+    """A branch and what the failure of one of its jobs means for the later ones."""
+
+    name: str
+    policy: Literal["halt", "skip", "continue"]
+
+
+class BranchIn(TypedDict):
+    """What happens to the later jobs of a branch when one of them fails."""
+
+    name: str
+    policy: Literal["halt", "skip", "continue"]
+    """halt: they wait until you retry or cancel the failed one; skip: they are skipped; continue: they run all
+    the same. A job whose dependency came to nothing waits (halt) or is skipped (skip, continue).
+    """
 
 
 class Cells(TypedDict):
@@ -47,27 +107,44 @@ class Health(TypedDict):
 class Job(TypedDict):
     """One job, its progress and its result."""
 
+    artifacts_deleted_at: str | None
     attempt: int
+    """The attempt that runs or ran last; 0 before the first."""
+
     branch: str
+    cause_job_id: str | None
+    """The job because of which this one was skipped."""
+
     cells: int | None
     created_at: str
     depends_on: list[str]
     """Ids of jobs of the same workflow."""
 
+    draft: bool
+    """Whether you have not started it yet."""
+
     error: JobError | None
+    expected_tiles: int
+    """Tiles by the size of the slide or region, known before the plan."""
+
     finished_at: str | None
     id: str
     key: str
     parameters: Parameters
+    preemptions: int
+    """Attempts that gave up their worker to a user who had none."""
+
     progress: float
     result: JobResult | None
     slide_id: str
     stage: Literal["queued", "plan", "infer", "merge"] | None
     started_at: str | None
-    status: Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+    status: Literal["DRAFT", "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED"]
     tiles_processed: int
     tiles_skipped: int
     tiles_total: int | None
+    """Tiles as planned, with those that hold no tissue."""
+
     type: Literal["TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI"]
     waiting_for: WaitingFor | None
     workflow_id: str
@@ -90,6 +167,9 @@ class JobIn(TypedDict):
     depends_on: NotRequired[list[str]]
     """Keys of other jobs."""
 
+    draft: NotRequired[bool | None]
+    """A draft waits until you start it. Absent: as the workflow says."""
+
     key: str
     """Your name for the job, unique in the workflow."""
 
@@ -97,6 +177,14 @@ class JobIn(TypedDict):
     slide_id: str
     type: str
     """TISSUE_MASK, SEGMENT_CELLS or INSTANSEG_WSI."""
+
+
+class JobPage(TypedDict):
+    """A part of the list of jobs."""
+
+    items: list[Job]
+    next_cursor: str | None
+    """Give it as `cursor` for what follows; null at the end."""
 
 
 class JobResult(TypedDict):
@@ -116,17 +204,162 @@ class JobResult(TypedDict):
     tissue_mm2: float | None
 
 
+class JobsIn(TypedDict):
+    """Jobs to be added to a workflow; in their branches they come after those that are there."""
+
+    branches: NotRequired[list[BranchIn]]
+    """Policies of branches that are new."""
+
+    draft: NotRequired[bool]
+    """Whether jobs that do not say are drafts."""
+
+    jobs: list[JobIn]
+
+
 class Limits(TypedDict):
-    """What this installation accepts and how much runs at once."""
+    """What this installation accepts and how much runs at once: every limit that its operator can choose."""
 
     batch_size: int
+    """BATCH_SIZE: tiles in one message."""
+
     halo: int
+    """TILE_OVERLAP: context on each side of a tile, model pixels."""
+
+    halo_min: int
+    """The least halo that the model can do with."""
+
     max_active_users: int
+    """MAX_ACTIVE_USERS: users whose jobs run at the same time."""
+
     max_attempts: int
+    """MAX_ATTEMPTS: automatic attempts at one job."""
+
     max_body_bytes: int
+    """MAX_BODY_BYTES: size of a JSON body."""
+
+    max_in_flight: int
+    """MAX_IN_FLIGHT: requests that one process works on at once."""
+
+    max_jobs_per_request: int
+    """Jobs in one submission."""
+
+    max_live_clients: int
+    """MAX_LIVE_CLIENTS: live views that one process keeps."""
+
+    max_pending_jobs: int | None
+    """MAX_PENDING_JOBS: unfinished jobs of a user; null: no limit."""
+
     max_upload_bytes: int
+    """MAX_UPLOAD_BYTES: size of one slide."""
+
     max_workers: int
+    """MAX_WORKERS: jobs that run at once."""
+
+    model: str
+    """INSTANSEG_MODEL: the one model of this installation."""
+
+    model_mpp: float
+    """µm per pixel that the model sees."""
+
+    rate_burst: int | None
+    """RATE_BURST: submissions at once; null: no limit."""
+
+    rate_refill_per_s: float | None
+    """RATE_REFILL_PER_S: submissions per second after that."""
+
+    seat_tenure_seconds: float | None
+    """SEAT_TENURE: how long a user stays active while others wait; null: until their work is done."""
+
+    slice_seconds: float
+    """SLICE_SECONDS: how long a job keeps its worker while another user waits."""
+
     tile_size: int
+    """TILE_SIZE: edge of a tile with its halo, model pixels."""
+
+    upload_expiry_seconds: float
+    """UPLOAD_EXPIRY_SECONDS: an idle resumable upload is forgotten."""
+
+    user_quota_bytes: int | None
+    """USER_QUOTA_BYTES: all that a user stores; null: no limit."""
+
+
+class Log(TypedDict):
+    """Lines, oldest first."""
+
+    items: list[LogLine]
+    next_cursor: str | None
+    """There are more lines after this one; null at the end."""
+
+
+class LogLine(TypedDict):
+    """One line."""
+
+    about: dict[str, Any]
+    """Whatever else the line is about."""
+
+    attempt: int
+    id: str
+    """attempt:number; ask for what came `after` it."""
+
+    level: str
+    message: str
+    service: str
+    time: str
+
+
+class Manifest(TypedDict):
+    """What a finished job made: its summary and its files with their checksums."""
+
+    archive_url: str
+    """All files in one zip."""
+
+    artifacts: list[Artifact]
+    artifacts_deleted_at: str | None
+    attempt: int
+    finished_at: str
+    job_id: str
+    result: JobResult
+    slide_id: str
+    summary: dict[str, Any] | None
+    """summary.json; null once the files were deleted."""
+
+    type: Literal["TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI"]
+    workflow_id: str
+
+
+class Me(TypedDict):
+    """The user who asks."""
+
+    active_since: str | None
+    id: str
+    limits: UserLimits
+    pending_jobs: int
+    position: int | None
+    """Place in line for a seat, 1 is next."""
+
+    running_jobs: int
+    seat: int | None
+    state: Literal["active", "waiting", "idle"]
+    """Holds a seat, is in line for one, or neither."""
+
+    submissions: Allowance | None
+    """null: submissions are not limited."""
+
+    usage: Usage
+
+
+class Normalisation(TypedDict):
+    """Intensities (0 to 255) that become 0 and 1, of red, green and blue."""
+
+    high: list[float]
+    low: list[float]
+
+
+class NormalisationIn(TypedDict):
+    """Intensities (0 to 255) that become 0 and 1, of red, green and blue; taken instead of measuring the slide."""
+
+    high: list[float]
+    low: list[float]
 
 
 class Parameters(TypedDict):
@@ -137,6 +370,10 @@ class Parameters(TypedDict):
     halo: int | None
     model: str | None
     mpp: float | None
+    normalisation: Normalisation | None
+    region: Region | None
+    """The part of the slide, in level-0 pixels; null: all of it."""
+
     tile_size: int | None
 
 
@@ -153,11 +390,69 @@ class ParametersIn(TypedDict):
     """Context on each side, model pixels."""
 
     model: NotRequired[str | None]
+    """The model; this server runs one, see /status."""
+
     mpp: NotRequired[float | None]
     """µm per level-0 pixel, if you know it."""
 
+    normalisation: NotRequired[NormalisationIn | None]
+    """Intensities that the model sees as 0 and 1, instead of measured ones."""
+
+    overlap: NotRequired[int | None]
+    """Another name for halo."""
+
+    region: NotRequired[RegionIn | None]
+    """Only this part of the slide, in level-0 pixels."""
+
     tile_size: NotRequired[int | None]
     """Edge with halo, model pixels."""
+
+
+class PastEvent(TypedDict):
+    """A fact of the log, as a live client would have been told it."""
+
+    at: str
+    """When it was stored, by the database's clock."""
+
+    data: dict[str, Any]
+    """The message in canonical protobuf JSON."""
+
+    job_id: str | None
+    position: str
+    """Place in the log, xid:position."""
+
+    type: str
+    """Name of the message, e.g. JobStarted."""
+
+    workflow_id: str
+
+
+class PastEventPage(TypedDict):
+    """A part of what happened to a workflow, in the order in which it happened."""
+
+    items: list[PastEvent]
+    next_cursor: str | None
+    """Give it as `after` for what follows; null at the end."""
+
+
+class Phase(TypedDict):
+    """A time in which nothing changed for the job."""
+
+    attempt: int | None
+    detail: str
+    job_id: str | None
+    """The job that it waited for."""
+
+    kind: Literal["running"] | Literal["dependency", "branch", "seat", "worker", "retry", "halted", "draft"]
+    """`running`, or what it waited for."""
+
+    position: int | None
+    """Always null: a past place in line is told to the operator only."""
+
+    seconds: float
+    since: str
+    until: str | None
+    """Null while it lasts."""
 
 
 class Problem(TypedDict):
@@ -178,6 +473,24 @@ class Problem(TypedDict):
 
     type: str
     """urn:microtome:problem:<code>."""
+
+
+class Region(TypedDict):
+    """A half-open rectangle of level-0 pixels."""
+
+    height: int
+    width: int
+    x: int
+    y: int
+
+
+class RegionIn(TypedDict):
+    """A rectangle of level-0 pixels: `x <= column < x + width`, `y <= row < y + height`."""
+
+    height: int
+    width: int
+    x: int
+    y: int
 
 
 class ServiceSeen(TypedDict):
@@ -215,6 +528,14 @@ class SlideLevel(TypedDict):
     width: int
 
 
+class SlidePage(TypedDict):
+    """A part of the list of slides."""
+
+    items: list[Slide]
+    next_cursor: str | None
+    """Ask for the next page with it; null at the end."""
+
+
 class Status(TypedDict):
     """How the installation is doing."""
 
@@ -233,14 +554,99 @@ class Status(TypedDict):
     """Users in line for a seat, next first."""
 
 
+class Timeline(TypedDict):
+    """The life of a job: what it waited for and how long, its attempts, what each stage took."""
+
+    as_of: str
+    attempts: list[Attempt]
+    branch: str
+    created_at: str
+    finished_at: str | None
+    job_id: str
+    key: str
+    phases: list[Phase]
+    """One after the other, without gaps."""
+
+    stage_seconds: dict[str, float]
+    """Wall seconds of the attempt that succeeded."""
+
+    status: Literal["DRAFT", "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED"]
+    type: Literal["TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI"]
+    user_id: str
+    waited_seconds: dict[str, float]
+    """By what was waited for."""
+
+    workflow_id: str
+
+
+class UploadProblem(TypedDict):
+    """Why an upload came to nothing."""
+
+    code: str
+    detail: str
+
+
+class UploadView(TypedDict):
+    """A resumable upload. `slide_id` is null until it is a slide."""
+
+    created_at: str
+    expires_at: str
+    filename: str
+    id: str
+    offset: int
+    problem: UploadProblem | None
+    size_bytes: int
+    slide_id: str | None
+    state: Literal["receiving", "processing", "registered", "failed"]
+    url: str
+
+
+class Usage(TypedDict):
+    """What a user has. Bytes are of files that are there."""
+
+    artifact_bytes: int
+    bytes_stored: int
+    """Slides and artifacts together."""
+
+    jobs: dict[str, int]
+    """Number of jobs by status."""
+
+    slide_bytes: int
+    slides: int
+    upload_bytes: int
+    """Promised to uploads under way; counts against the quota."""
+
+    workflows: int
+
+
+class UserLimits(TypedDict):
+    """What one user may do; null: as much as they like."""
+
+    max_unfinished_jobs: int | None
+    max_upload_bytes: int
+    quota_bytes: int | None
+    submissions_burst: int | None
+    submissions_per_second: float | None
+
+
+class Users(TypedDict):
+    """Who is active, by seat, and who waits, next first."""
+
+    active: list[ActiveUser]
+    waiting: list[WaitingUser]
+
+
 class WaitingFor(TypedDict):
     """Why a pending job has not started, and where it stands."""
 
     detail: str
+    estimated_start: str | None
+    """When it will start, as far as rates of work are known."""
+
     job_id: str | None
     """The job that it waits for."""
 
-    kind: Literal["dependency", "branch", "seat", "worker", "retry", "halted"]
+    kind: Literal["dependency", "branch", "seat", "worker", "retry", "halted", "draft"]
     position: int | None
     """Place in line, 1 is next."""
 
@@ -248,15 +654,26 @@ class WaitingFor(TypedDict):
     """When it is tried again."""
 
 
+class WaitingUser(TypedDict):
+    """A user in line for a seat."""
+
+    id: str
+    position: int
+    """1 is next."""
+
+
 class Workflow(TypedDict):
     """A workflow with all its jobs."""
 
+    branches: list[Branch]
     created_at: str
     finished_at: str | None
     id: str
     jobs: list[Job]
     name: str
     percent_complete: float
+    """By tiles: a large job counts more than a small one."""
+
     position: str
     """Place in the log of the newest fact in this answer, xid:position."""
 
@@ -266,5 +683,42 @@ class Workflow(TypedDict):
 class WorkflowIn(TypedDict):
     """A graph of jobs."""
 
+    branches: NotRequired[list[BranchIn]]
+    """Policies of branches; the others halt."""
+
+    draft: NotRequired[bool]
+    """Whether jobs that do not say are drafts."""
+
     jobs: list[JobIn]
     name: str
+
+
+class WorkflowJobIn(TypedDict):
+    """One job to be added to a workflow that is there."""
+
+    branch: NotRequired[str]
+    """Jobs of one branch run one after the other, in this order."""
+
+    depends_on: NotRequired[list[str]]
+    """Keys of other jobs."""
+
+    draft: NotRequired[bool | None]
+    """A draft waits until you start it. Absent: as the workflow says."""
+
+    key: str
+    """Your name for the job, unique in the workflow."""
+
+    parameters: NotRequired[ParametersIn]
+    slide_id: str
+    type: str
+    """TISSUE_MASK, SEGMENT_CELLS or INSTANSEG_WSI."""
+
+    workflow_id: str
+
+
+class WorkflowPage(TypedDict):
+    """A part of the list of workflows."""
+
+    items: list[Workflow]
+    next_cursor: str | None
+    """Give it as `cursor` for what follows; null at the end."""

@@ -83,8 +83,6 @@ class Transport:
             wanted = PAGE if limit is None else min(PAGE, limit - len(items))
             asked = {**parameters, "limit": wanted, "cursor": cursor}
             answer = await self.call("GET", path, params=given(asked))
-            if isinstance(answer, list):
-                return answer[:limit]
             items += answer["items"]
             cursor = answer["next_cursor"]
             if cursor is None or (limit is not None and len(items) >= limit):

@@ -174,7 +174,7 @@ class Commands:
 
         def lines() -> None:
             for line in answer["items"]:
-                what = f"{line['at']}  attempt {line['attempt']}  {line['level']:<7}  {line['message']}"
+                what = f"{line['time']}  attempt {line['attempt']}  {line['level']:<7}  {line['message']}"
                 self._out.print(what, markup=False, soft_wrap=True)
 
         self._say(answer, lines)

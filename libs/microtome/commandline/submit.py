@@ -101,7 +101,7 @@ def _jobs(slide: Slide, branch: str, types: Sequence[str], parameters: dict[str,
     for number, kind in enumerate(types):
         suffix = "" if types.count(kind) == 1 else f"-{number + 1}"
         prefix = "" if branch == "main" else f"{branch}-"
-        job = {
+        job: dict[str, Any] = {
             "key": f"{prefix}{kind.lower().replace('_', '-')}{suffix}",
             "type": kind,
             "slide_id": slide["id"],

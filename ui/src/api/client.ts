@@ -1,7 +1,7 @@
 /** The REST interface, for one user. Every failure is an ApiError with a problem. */
 
 import { ApiError, isAbort, offlineProblem, problemFromBody } from "./problem";
-import type { CellOutlines, Job, NewWorkflow, Slide, SystemStatus, Workflow } from "./types";
+import type { CellOutlines, Job, LogPage, NewWorkflow, Slide, SystemStatus, Workflow } from "./types";
 
 const ROOT = "api/v1";
 
@@ -42,11 +42,11 @@ export class Api {
 
   status = (signal?: AbortSignal): Promise<SystemStatus> => this.json("status", signal);
 
-  slides = (signal?: AbortSignal): Promise<Slide[]> => this.json("slides", signal);
+  slides = (signal?: AbortSignal): Promise<Slide[]> => this.page("slides", signal);
 
   slide = (slide: string, signal?: AbortSignal): Promise<Slide> => this.json(`slides/${id(slide)}`, signal);
 
-  workflows = (signal?: AbortSignal): Promise<Workflow[]> => this.json("workflows", signal);
+  workflows = (signal?: AbortSignal): Promise<Workflow[]> => this.page("workflows", signal);
 
   workflow = (workflow: string, signal?: AbortSignal): Promise<Workflow> =>
     this.json(`workflows/${id(workflow)}`, signal);
@@ -65,13 +65,19 @@ export class Api {
     return (await response.json()) as Workflow;
   }
 
-  async cancel(job: string): Promise<void> {
-    await this.send(`jobs/${id(job)}/cancel`, { method: "POST" });
-  }
+  start = (job: string): Promise<void> => this.tell(`jobs/${id(job)}/start`);
 
-  async retry(job: string): Promise<void> {
-    await this.send(`jobs/${id(job)}/retry`, { method: "POST" });
-  }
+  cancel = (job: string): Promise<void> => this.tell(`jobs/${id(job)}/cancel`);
+
+  retry = (job: string): Promise<void> => this.tell(`jobs/${id(job)}/retry`);
+
+  startWorkflow = (workflow: string): Promise<void> => this.tell(`workflows/${id(workflow)}/start`);
+
+  cancelWorkflow = (workflow: string): Promise<void> => this.tell(`workflows/${id(workflow)}/cancel`);
+
+  retryFailed = (workflow: string): Promise<void> => this.tell(`workflows/${id(workflow)}/retry-failed`);
+
+  logs = (job: string, signal?: AbortSignal): Promise<LogPage> => this.json(`jobs/${id(job)}/logs`, signal);
 
   async blob(path: string, signal?: AbortSignal): Promise<Blob> {
     const response = await this.send(path, signal ? { signal } : {});
@@ -81,6 +87,15 @@ export class Api {
   async text(path: string, signal?: AbortSignal): Promise<string> {
     const response = await this.send(path, signal ? { signal } : {});
     return response.text();
+  }
+
+  /** The first page of a list: more than anybody looks at. */
+  private async page<T>(path: string, signal?: AbortSignal): Promise<T[]> {
+    return (await this.json<{ items: T[] }>(path, signal)).items;
+  }
+
+  private async tell(path: string): Promise<void> {
+    await this.send(path, { method: "POST" });
   }
 
   private async json<T>(path: string, signal?: AbortSignal): Promise<T> {
@@ -107,6 +122,7 @@ export const paths = {
   thumbnail: (slide: string): string => `slides/${id(slide)}/thumbnail`,
   dzi: (slide: string): string => `slides/${id(slide)}/dzi.dzi`,
   dziTiles: (slide: string): string => `slides/${id(slide)}/dzi_files/`,
+  archive: (job: string): string => `jobs/${id(job)}/artifacts.zip`,
   artifact: (job: string, name: string): string => `jobs/${id(job)}/artifacts/${id(name)}`,
   liveWorkflow: (workflow: string): string => `ws/workflows/${id(workflow)}`,
 };

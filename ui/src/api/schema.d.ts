@@ -15,9 +15,33 @@ export interface paths {
          * 200 when the gateway reaches its log
          * @description Answer 200, or 503 when Postgres does not answer.
          */
-        get: operations["health"];
+        get: operations["system_health"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Your jobs
+         * @description List the user's jobs, newest first; of one workflow the last first.
+         */
+        get: operations["jobs_jobs"];
+        put?: never;
+        /**
+         * Add a job to a workflow
+         * @description Record one more job of a workflow that is there; it comes last in its branch.
+         */
+        post: operations["jobs_create"];
         delete?: never;
         options?: never;
         head?: never;
@@ -35,7 +59,7 @@ export interface paths {
          * One job
          * @description Show a job, its progress and its result.
          */
-        get: operations["job"];
+        get: operations["jobs_job"];
         put?: never;
         post?: never;
         delete?: never;
@@ -55,7 +79,31 @@ export interface paths {
          * The files of a finished job
          * @description List the job's files; empty until it succeeded.
          */
-        get: operations["artifacts"];
+        get: operations["jobs_artifacts"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete the files of a job
+         * @description Remove what the job wrote; its history and its numbers stay. Doing it again changes nothing.
+         */
+        delete: operations["jobs_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/artifacts.zip": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * All files of a job
+         * @description Download everything as a ZIP that is written while it is sent; its README.txt says what is in it.
+         */
+        get: operations["jobs_archive"];
         put?: never;
         post?: never;
         delete?: never;
@@ -75,7 +123,7 @@ export interface paths {
          * One file of a finished job
          * @description Download a file; ranges and conditional requests work.
          */
-        get: operations["artifact"];
+        get: operations["jobs_artifact"];
         put?: never;
         post?: never;
         delete?: never;
@@ -97,7 +145,7 @@ export interface paths {
          * Cancel a job
          * @description Give a job up: a pending one never starts, a running one stops within seconds.
          */
-        post: operations["cancel"];
+        post: operations["jobs_cancel"];
         delete?: never;
         options?: never;
         head?: never;
@@ -115,7 +163,67 @@ export interface paths {
          * Outlines of cells in a rectangle
          * @description Return the outlines that meet the rectangle, an even sample when there are more than 20,000.
          */
-        get: operations["outlines"];
+        get: operations["jobs_outlines"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow a job
+         * @description Tell all that happens to one job, as server-sent events.
+         */
+        get: operations["live_follow_job"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The log of a job
+         * @description Show what the services did for this job, as JSON, or as text for `Accept: text/plain`.
+         */
+        get: operations["jobs_logs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A finished job in small
+         * @description Show the slide in small with what the job found on it.
+         */
+        get: operations["jobs_preview"];
         put?: never;
         post?: never;
         delete?: never;
@@ -132,10 +240,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * summary.json of a finished job
-         * @description Return the summary that the job wrote.
+         * What a finished job made
+         * @description Return the job's summary, its numbers and its files with their checksums.
          */
-        get: operations["result"];
+        get: operations["jobs_result"];
         put?: never;
         post?: never;
         delete?: never;
@@ -154,10 +262,72 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Retry a failed or cancelled job
-         * @description Ask for a new attempt; tiles that were finished are not done again.
+         * Retry a job
+         * @description Ask for a new attempt at a failed, cancelled or skipped job, and at what was skipped because of it.
+         *
+         *     Tiles that were finished are not done again.
          */
-        post: operations["retry"];
+        post: operations["jobs_retry"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Start a draft
+         * @description Start a draft: it becomes the last of its branch.
+         */
+        post: operations["jobs_start"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/timeline": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a job waited for, where it ran
+         * @description Tell the life of a job: each phase of waiting with its reason, each attempt, the stages of the last one.
+         */
+        get: operations["history_timeline"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/me/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow everything of yours
+         * @description Tell all that happens to the user's workflows and slides, as server-sent events.
+         */
+        get: operations["live_follow_me"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -172,16 +342,18 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Your slides, newest first
-         * @description List the user's slides.
+         * Your slides
+         * @description List the user's slides, newest first.
          */
-        get: operations["slides"];
+        get: operations["slides_slides"];
         put?: never;
         /**
          * Upload a slide
          * @description Store a slide. The body is the file itself, or multipart with one file part; it is streamed to disk.
+         *
+         *     A raw body may also announce its sha-256 as Content-Digest or Repr-Digest (RFC 9530).
          */
-        post: operations["upload"];
+        post: operations["slides_upload"];
         delete?: never;
         options?: never;
         head?: never;
@@ -199,7 +371,51 @@ export interface paths {
          * One slide
          * @description Say what is known of a slide.
          */
-        get: operations["slide"];
+        get: operations["slides_slide"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete a slide
+         * @description Remove a slide's pixels. What was found on it stays. Refused while jobs that are not finished need it.
+         */
+        delete: operations["slides_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/slides/{slide_id}/associated": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Pictures beside the slide
+         * @description List what the scanner stored: label, macro, thumbnail. A label may show a patient's name.
+         */
+        get: operations["slides_associated"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/slides/{slide_id}/associated/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One of these
+         * @description Show a picture that the scanner stored beside the slide.
+         */
+        get: operations["slides_associated_picture"];
         put?: never;
         post?: never;
         delete?: never;
@@ -219,7 +435,7 @@ export interface paths {
          * Deep Zoom descriptor
          * @description Describe the slide's Deep Zoom pyramid.
          */
-        get: operations["dzi"];
+        get: operations["slides_dzi"];
         put?: never;
         post?: never;
         delete?: never;
@@ -239,7 +455,7 @@ export interface paths {
          * One Deep Zoom tile
          * @description Show one tile.
          */
-        get: operations["tile"];
+        get: operations["slides_tile"];
         put?: never;
         post?: never;
         delete?: never;
@@ -257,9 +473,9 @@ export interface paths {
         };
         /**
          * The slide in small
-         * @description Show the whole slide, at most 1024 pixels a side.
+         * @description Show the whole slide; it is never enlarged.
          */
-        get: operations["thumbnail"];
+        get: operations["slides_thumbnail"];
         put?: never;
         post?: never;
         delete?: never;
@@ -279,7 +495,107 @@ export interface paths {
          * Limits, who is active, what answers
          * @description Say how the installation is doing; works without Postgres too.
          */
-        get: operations["status"];
+        get: operations["system_status"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/uploads": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Your uploads that are under way
+         * @description List what can be continued, oldest first.
+         */
+        get: operations["uploads_uploads"];
+        put?: never;
+        /**
+         * Begin a resumable upload (tus)
+         * @description Reserve room. Metadata: filename, mpp, assume_mpp, sha256. The body may already hold the first bytes.
+         */
+        post: operations["uploads_create"];
+        delete?: never;
+        /**
+         * What this server can (tus)
+         * @description Say which version, extensions and sizes are understood.
+         */
+        options: operations["uploads_options"];
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/uploads/{upload_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One upload
+         * @description Show how far an upload is, which slide it became, or why it was refused.
+         */
+        get: operations["uploads_upload"];
+        put?: never;
+        post?: never;
+        /**
+         * Give an upload up (tus)
+         * @description Forget the upload and what came of it; a slide that it has become stays.
+         */
+        delete: operations["uploads_terminate"];
+        options?: never;
+        /**
+         * Where to continue an upload (tus)
+         * @description Say how many bytes are safely stored; of a finished upload, which slide it is.
+         */
+        head: operations["uploads_head"];
+        /**
+         * Send a piece of an upload (tus)
+         * @description Store the body at the offset. With the last byte the file becomes a slide, which may take a while.
+         */
+        patch: operations["uploads_append"];
+        trace?: never;
+    };
+    "/api/v1/users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Who is active and who waits
+         * @description Say who holds a seat and who is in line for one.
+         */
+        get: operations["users_users"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/users/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Your limits and what you use
+         * @description Say what the user may do, has, and where they stand in line.
+         */
+        get: operations["users_me"];
         put?: never;
         post?: never;
         delete?: never;
@@ -296,16 +612,16 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Your workflows, newest first
-         * @description List the user's workflows with their jobs and progress.
+         * Your workflows
+         * @description List the user's workflows with their jobs and progress, newest first.
          */
-        get: operations["workflows"];
+        get: operations["workflows_workflows"];
         put?: never;
         /**
          * Submit a workflow
-         * @description Record a graph of jobs; they start as soon as the limits allow.
+         * @description Record a graph of jobs; they start as soon as the limits allow, drafts when you start them.
          */
-        post: operations["submit"];
+        post: operations["workflows_submit"];
         delete?: never;
         options?: never;
         head?: never;
@@ -321,11 +637,131 @@ export interface paths {
         };
         /**
          * One workflow
-         * @description Show a workflow with its jobs and progress.
+         * @description Show a workflow with its jobs and progress, as it is or as it was.
          */
-        get: operations["workflow"];
+        get: operations["workflows_workflow"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel a workflow
+         * @description Give up every job that has not ended; running ones stop within seconds.
+         */
+        post: operations["workflows_cancel_workflow"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What happened to a workflow
+         * @description List the facts about a workflow in the order of the log; they never change.
+         */
+        get: operations["history_events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Add jobs to a workflow
+         * @description Record further jobs, many (`{"jobs": […]}`) or a single one; they come last in their branches.
+         */
+        post: operations["workflows_add_jobs"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow a workflow
+         * @description Tell all that happens to one workflow, as server-sent events.
+         */
+        get: operations["live_follow_workflow"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/retry-failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Retry all failed jobs
+         * @description Ask for a new attempt at every failed job, and at what was skipped because of it.
+         */
+        post: operations["workflows_retry_failed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Start all drafts
+         * @description Start every draft of the workflow.
+         */
+        post: operations["workflows_start_workflow"];
         delete?: never;
         options?: never;
         head?: never;
@@ -336,6 +772,35 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * ActiveUser
+         * @description A user who holds a seat, so that their jobs may run.
+         */
+        ActiveUser: {
+            /** Id */
+            id: string;
+            /** Running Jobs */
+            running_jobs: number;
+            /** Seat */
+            seat: number;
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+        };
+        /**
+         * Allowance
+         * @description What a user may submit now.
+         */
+        Allowance: {
+            /** Full In Seconds */
+            full_in_seconds: number;
+            /** Limit */
+            limit: number;
+            /** Remaining */
+            remaining: number;
+        };
         /**
          * Artifact
          * @description One file that a job produced.
@@ -351,6 +816,84 @@ export interface components {
             size_bytes: number;
             /** Url */
             url: string;
+        };
+        /**
+         * AssociatedPicture
+         * @description A picture that the scanner stored beside the slide. Size in pixels.
+         */
+        AssociatedPicture: {
+            /** Height */
+            height: number;
+            /** Name */
+            name: string;
+            /** Url */
+            url: string;
+            /** Width */
+            width: number;
+        };
+        /**
+         * Attempt
+         * @description One attempt at the job.
+         */
+        Attempt: {
+            /** Detail */
+            detail: string;
+            /** Ended At */
+            ended_at: string | null;
+            /** Number */
+            number: number;
+            /**
+             * Outcome
+             * @enum {string}
+             */
+            outcome: "running" | "succeeded" | "failed" | "lost" | "preempted" | "cancelled";
+            /** Planned At */
+            planned_at: string | null;
+            /** Seconds */
+            seconds: number;
+            /** Slot */
+            slot: number;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /** Tiles Skipped */
+            tiles_skipped: number | null;
+            /** Tiles Total */
+            tiles_total: number | null;
+            /**
+             * Workers
+             * @description Processes that reported on it, in order.
+             */
+            workers: string[];
+        };
+        /**
+         * Branch
+         * @description A branch and what the failure of one of its jobs means for the later ones.
+         */
+        Branch: {
+            /** Name */
+            name: string;
+            /**
+             * Policy
+             * @enum {string}
+             */
+            policy: "halt" | "skip" | "continue";
+        };
+        /**
+         * BranchIn
+         * @description What happens to the later jobs of a branch when one of them fails.
+         */
+        BranchIn: {
+            /** Name */
+            name: string;
+            /**
+             * Policy
+             * @description halt: they wait until you retry or cancel the failed one; skip: they are skipped; continue: they run all the same. A job whose dependency came to nothing waits (halt) or is skipped (skip, continue).
+             * @enum {string}
+             */
+            policy: "halt" | "skip" | "continue";
         };
         /**
          * Cells
@@ -398,10 +941,20 @@ export interface components {
          * @description One job, its progress and its result.
          */
         Job: {
-            /** Attempt */
+            /** Artifacts Deleted At */
+            artifacts_deleted_at: string | null;
+            /**
+             * Attempt
+             * @description The attempt that runs or ran last; 0 before the first.
+             */
             attempt: number;
             /** Branch */
             branch: string;
+            /**
+             * Cause Job Id
+             * @description The job because of which this one was skipped.
+             */
+            cause_job_id: string | null;
             /** Cells */
             cells: number | null;
             /**
@@ -414,7 +967,17 @@ export interface components {
              * @description Ids of jobs of the same workflow.
              */
             depends_on: string[];
+            /**
+             * Draft
+             * @description Whether you have not started it yet.
+             */
+            draft: boolean;
             error: components["schemas"]["JobError"] | null;
+            /**
+             * Expected Tiles
+             * @description Tiles by the size of the slide or region, known before the plan.
+             */
+            expected_tiles: number;
             /** Finished At */
             finished_at: string | null;
             /** Id */
@@ -422,6 +985,11 @@ export interface components {
             /** Key */
             key: string;
             parameters: components["schemas"]["Parameters"];
+            /**
+             * Preemptions
+             * @description Attempts that gave up their worker to a user who had none.
+             */
+            preemptions: number;
             /** Progress */
             progress: number;
             result: components["schemas"]["JobResult"] | null;
@@ -435,12 +1003,15 @@ export interface components {
              * Status
              * @enum {string}
              */
-            status: "PENDING" | "RUNNING" | "SUCCEEDED" | "FAILED" | "CANCELLED";
+            status: "DRAFT" | "PENDING" | "RUNNING" | "SUCCEEDED" | "FAILED" | "CANCELLED" | "SKIPPED";
             /** Tiles Processed */
             tiles_processed: number;
             /** Tiles Skipped */
             tiles_skipped: number;
-            /** Tiles Total */
+            /**
+             * Tiles Total
+             * @description Tiles as planned, with those that hold no tissue.
+             */
             tiles_total: number | null;
             /**
              * Type
@@ -480,6 +1051,11 @@ export interface components {
              */
             depends_on?: string[];
             /**
+             * Draft
+             * @description A draft waits until you start it. Absent: as the workflow says.
+             */
+            draft?: boolean | null;
+            /**
              * Key
              * @description Your name for the job, unique in the workflow.
              */
@@ -493,6 +1069,19 @@ export interface components {
              * @description TISSUE_MASK, SEGMENT_CELLS or INSTANSEG_WSI.
              */
             type: string;
+        };
+        /**
+         * JobPage
+         * @description A part of the list of jobs.
+         */
+        JobPage: {
+            /** Items */
+            items: components["schemas"]["Job"][];
+            /**
+             * Next Cursor
+             * @description Give it as `cursor` for what follows; null at the end.
+             */
+            next_cursor: string | null;
         };
         /**
          * JobResult
@@ -527,26 +1116,280 @@ export interface components {
             tissue_mm2: number | null;
         };
         /**
+         * JobsIn
+         * @description Jobs to be added to a workflow; in their branches they come after those that are there.
+         */
+        JobsIn: {
+            /**
+             * Branches
+             * @description Policies of branches that are new.
+             */
+            branches?: components["schemas"]["BranchIn"][];
+            /**
+             * Draft
+             * @description Whether jobs that do not say are drafts.
+             * @default false
+             */
+            draft: boolean;
+            /** Jobs */
+            jobs: components["schemas"]["JobIn"][];
+        };
+        /**
          * Limits
-         * @description What this installation accepts and how much runs at once.
+         * @description What this installation accepts and how much runs at once: every limit that its operator can choose.
          */
         Limits: {
-            /** Batch Size */
+            /**
+             * Batch Size
+             * @description BATCH_SIZE: tiles in one message.
+             */
             batch_size: number;
-            /** Halo */
+            /**
+             * Halo
+             * @description TILE_OVERLAP: context on each side of a tile, model pixels.
+             */
             halo: number;
-            /** Max Active Users */
+            /**
+             * Halo Min
+             * @description The least halo that the model can do with.
+             */
+            halo_min: number;
+            /**
+             * Max Active Users
+             * @description MAX_ACTIVE_USERS: users whose jobs run at the same time.
+             */
             max_active_users: number;
-            /** Max Attempts */
+            /**
+             * Max Attempts
+             * @description MAX_ATTEMPTS: automatic attempts at one job.
+             */
             max_attempts: number;
-            /** Max Body Bytes */
+            /**
+             * Max Body Bytes
+             * @description MAX_BODY_BYTES: size of a JSON body.
+             */
             max_body_bytes: number;
-            /** Max Upload Bytes */
+            /**
+             * Max In Flight
+             * @description MAX_IN_FLIGHT: requests that one process works on at once.
+             */
+            max_in_flight: number;
+            /**
+             * Max Jobs Per Request
+             * @description Jobs in one submission.
+             */
+            max_jobs_per_request: number;
+            /**
+             * Max Live Clients
+             * @description MAX_LIVE_CLIENTS: live views that one process keeps.
+             */
+            max_live_clients: number;
+            /**
+             * Max Pending Jobs
+             * @description MAX_PENDING_JOBS: unfinished jobs of a user; null: no limit.
+             */
+            max_pending_jobs: number | null;
+            /**
+             * Max Upload Bytes
+             * @description MAX_UPLOAD_BYTES: size of one slide.
+             */
             max_upload_bytes: number;
-            /** Max Workers */
+            /**
+             * Max Workers
+             * @description MAX_WORKERS: jobs that run at once.
+             */
             max_workers: number;
-            /** Tile Size */
+            /**
+             * Model
+             * @description INSTANSEG_MODEL: the one model of this installation.
+             */
+            model: string;
+            /**
+             * Model Mpp
+             * @description µm per pixel that the model sees.
+             */
+            model_mpp: number;
+            /**
+             * Rate Burst
+             * @description RATE_BURST: submissions at once; null: no limit.
+             */
+            rate_burst: number | null;
+            /**
+             * Rate Refill Per S
+             * @description RATE_REFILL_PER_S: submissions per second after that.
+             */
+            rate_refill_per_s: number | null;
+            /**
+             * Seat Tenure Seconds
+             * @description SEAT_TENURE: how long a user stays active while others wait; null: until their work is done.
+             */
+            seat_tenure_seconds: number | null;
+            /**
+             * Slice Seconds
+             * @description SLICE_SECONDS: how long a job keeps its worker while another user waits.
+             */
+            slice_seconds: number;
+            /**
+             * Tile Size
+             * @description TILE_SIZE: edge of a tile with its halo, model pixels.
+             */
             tile_size: number;
+            /**
+             * Upload Expiry Seconds
+             * @description UPLOAD_EXPIRY_SECONDS: an idle resumable upload is forgotten.
+             */
+            upload_expiry_seconds: number;
+            /**
+             * User Quota Bytes
+             * @description USER_QUOTA_BYTES: all that a user stores; null: no limit.
+             */
+            user_quota_bytes: number | null;
+        };
+        /**
+         * Log
+         * @description Lines, oldest first.
+         */
+        Log: {
+            /** Items */
+            items: components["schemas"]["LogLine"][];
+            /**
+             * Next Cursor
+             * @description There are more lines after this one; null at the end.
+             */
+            next_cursor: string | null;
+        };
+        /**
+         * LogLine
+         * @description One line.
+         */
+        LogLine: {
+            /**
+             * About
+             * @description Whatever else the line is about.
+             * @example {
+             *       "tiles": 12
+             *     }
+             */
+            about: {
+                [key: string]: unknown;
+            };
+            /** Attempt */
+            attempt: number;
+            /**
+             * Id
+             * @description attempt:number; ask for what came `after` it.
+             * @example 1:7
+             */
+            id: string;
+            /**
+             * Level
+             * @example info
+             */
+            level: string;
+            /**
+             * Message
+             * @example found tissue
+             */
+            message: string;
+            /**
+             * Service
+             * @example tiler
+             */
+            service: string;
+            /** Time */
+            time: string;
+        };
+        /**
+         * Manifest
+         * @description What a finished job made: its summary and its files with their checksums.
+         */
+        Manifest: {
+            /**
+             * Archive Url
+             * @description All files in one zip.
+             */
+            archive_url: string;
+            /** Artifacts */
+            artifacts: components["schemas"]["Artifact"][];
+            /** Artifacts Deleted At */
+            artifacts_deleted_at: string | null;
+            /** Attempt */
+            attempt: number;
+            /**
+             * Finished At
+             * Format: date-time
+             */
+            finished_at: string;
+            /** Job Id */
+            job_id: string;
+            result: components["schemas"]["JobResult"];
+            /** Slide Id */
+            slide_id: string;
+            /**
+             * Summary
+             * @description summary.json; null once the files were deleted.
+             */
+            summary: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "TISSUE_MASK" | "SEGMENT_CELLS" | "INSTANSEG_WSI";
+            /** Workflow Id */
+            workflow_id: string;
+        };
+        /**
+         * Me
+         * @description The user who asks.
+         */
+        Me: {
+            /** Active Since */
+            active_since: string | null;
+            /** Id */
+            id: string;
+            limits: components["schemas"]["UserLimits"];
+            /** Pending Jobs */
+            pending_jobs: number;
+            /**
+             * Position
+             * @description Place in line for a seat, 1 is next.
+             */
+            position: number | null;
+            /** Running Jobs */
+            running_jobs: number;
+            /** Seat */
+            seat: number | null;
+            /**
+             * State
+             * @description Holds a seat, is in line for one, or neither.
+             * @enum {string}
+             */
+            state: "active" | "waiting" | "idle";
+            /** @description null: submissions are not limited. */
+            submissions: components["schemas"]["Allowance"] | null;
+            usage: components["schemas"]["Usage"];
+        };
+        /**
+         * Normalisation
+         * @description Intensities (0 to 255) that become 0 and 1, of red, green and blue.
+         */
+        Normalisation: {
+            /** High */
+            high: number[];
+            /** Low */
+            low: number[];
+        };
+        /**
+         * NormalisationIn
+         * @description Intensities (0 to 255) that become 0 and 1, of red, green and blue; taken instead of measuring the slide.
+         */
+        NormalisationIn: {
+            /** High */
+            high: number[];
+            /** Low */
+            low: number[];
         };
         /**
          * Parameters
@@ -563,6 +1406,9 @@ export interface components {
             model: string | null;
             /** Mpp */
             mpp: number | null;
+            normalisation: components["schemas"]["Normalisation"] | null;
+            /** @description The part of the slide, in level-0 pixels; null: all of it. */
+            region: components["schemas"]["Region"] | null;
             /** Tile Size */
             tile_size: number | null;
         };
@@ -586,18 +1432,113 @@ export interface components {
              * @description Context on each side, model pixels.
              */
             halo?: number | null;
-            /** Model */
+            /**
+             * Model
+             * @description The model; this server runs one, see /status.
+             */
             model?: string | null;
             /**
              * Mpp
              * @description µm per level-0 pixel, if you know it.
              */
             mpp?: number | null;
+            /** @description Intensities that the model sees as 0 and 1, instead of measured ones. */
+            normalisation?: components["schemas"]["NormalisationIn"] | null;
+            /**
+             * Overlap
+             * @description Another name for halo.
+             */
+            overlap?: number | null;
+            /** @description Only this part of the slide, in level-0 pixels. */
+            region?: components["schemas"]["RegionIn"] | null;
             /**
              * Tile Size
              * @description Edge with halo, model pixels.
              */
             tile_size?: number | null;
+        };
+        /**
+         * PastEvent
+         * @description A fact of the log, as a live client would have been told it.
+         */
+        PastEvent: {
+            /**
+             * At
+             * Format: date-time
+             * @description When it was stored, by the database's clock.
+             */
+            at: string;
+            /**
+             * Data
+             * @description The message in canonical protobuf JSON.
+             */
+            data: {
+                [key: string]: unknown;
+            };
+            /** Job Id */
+            job_id: string | null;
+            /**
+             * Position
+             * @description Place in the log, xid:position.
+             */
+            position: string;
+            /**
+             * Type
+             * @description Name of the message, e.g. JobStarted.
+             */
+            type: string;
+            /** Workflow Id */
+            workflow_id: string;
+        };
+        /**
+         * PastEventPage
+         * @description A part of what happened to a workflow, in the order in which it happened.
+         */
+        PastEventPage: {
+            /** Items */
+            items: components["schemas"]["PastEvent"][];
+            /**
+             * Next Cursor
+             * @description Give it as `after` for what follows; null at the end.
+             */
+            next_cursor: string | null;
+        };
+        /**
+         * Phase
+         * @description A time in which nothing changed for the job.
+         */
+        Phase: {
+            /** Attempt */
+            attempt: number | null;
+            /** Detail */
+            detail: string;
+            /**
+             * Job Id
+             * @description The job that it waited for.
+             */
+            job_id: string | null;
+            /**
+             * Kind
+             * @description `running`, or what it waited for.
+             */
+            kind: "running" | ("dependency" | "branch" | "seat" | "worker" | "retry" | "halted" | "draft");
+            /**
+             * Position
+             * @description Always null: a past place in line is told to the operator only.
+             */
+            position: number | null;
+            /** Seconds */
+            seconds: number;
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /**
+             * Until
+             * @description Null while it lasts.
+             */
+            until: string | null;
         };
         /**
          * Problem
@@ -632,6 +1573,34 @@ export interface components {
              * @description urn:microtome:problem:<code>
              */
             type: string;
+        };
+        /**
+         * Region
+         * @description A half-open rectangle of level-0 pixels.
+         */
+        Region: {
+            /** Height */
+            height: number;
+            /** Width */
+            width: number;
+            /** X */
+            x: number;
+            /** Y */
+            y: number;
+        };
+        /**
+         * RegionIn
+         * @description A rectangle of level-0 pixels: `x <= column < x + width`, `y <= row < y + height`.
+         */
+        RegionIn: {
+            /** Height */
+            height: number;
+            /** Width */
+            width: number;
+            /** X */
+            x: number;
+            /** Y */
+            y: number;
         };
         /**
          * ServiceSeen
@@ -704,6 +1673,19 @@ export interface components {
             width: number;
         };
         /**
+         * SlidePage
+         * @description A part of the list of slides.
+         */
+        SlidePage: {
+            /** Items */
+            items: components["schemas"]["Slide"][];
+            /**
+             * Next Cursor
+             * @description Ask for the next page with it; null at the end.
+             */
+            next_cursor: string | null;
+        };
+        /**
          * Status
          * @description How the installation is doing.
          */
@@ -734,12 +1716,177 @@ export interface components {
             waiting_users: string[];
         };
         /**
+         * Timeline
+         * @description The life of a job: what it waited for and how long, its attempts, what each stage took.
+         */
+        Timeline: {
+            /**
+             * As Of
+             * Format: date-time
+             */
+            as_of: string;
+            /** Attempts */
+            attempts: components["schemas"]["Attempt"][];
+            /** Branch */
+            branch: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Finished At */
+            finished_at: string | null;
+            /** Job Id */
+            job_id: string;
+            /** Key */
+            key: string;
+            /**
+             * Phases
+             * @description One after the other, without gaps.
+             */
+            phases: components["schemas"]["Phase"][];
+            /**
+             * Stage Seconds
+             * @description Wall seconds of the attempt that succeeded.
+             */
+            stage_seconds: {
+                [key: string]: number;
+            };
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "DRAFT" | "PENDING" | "RUNNING" | "SUCCEEDED" | "FAILED" | "CANCELLED" | "SKIPPED";
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "TISSUE_MASK" | "SEGMENT_CELLS" | "INSTANSEG_WSI";
+            /** User Id */
+            user_id: string;
+            /**
+             * Waited Seconds
+             * @description By what was waited for.
+             */
+            waited_seconds: {
+                [key: string]: number;
+            };
+            /** Workflow Id */
+            workflow_id: string;
+        };
+        /**
+         * UploadProblem
+         * @description Why an upload came to nothing.
+         */
+        UploadProblem: {
+            /** Code */
+            code: string;
+            /** Detail */
+            detail: string;
+        };
+        /**
+         * UploadView
+         * @description A resumable upload. `slide_id` is null until it is a slide.
+         */
+        UploadView: {
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Filename */
+            filename: string;
+            /** Id */
+            id: string;
+            /** Offset */
+            offset: number;
+            problem: components["schemas"]["UploadProblem"] | null;
+            /** Size Bytes */
+            size_bytes: number;
+            /** Slide Id */
+            slide_id: string | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "receiving" | "processing" | "registered" | "failed";
+            /** Url */
+            url: string;
+        };
+        /**
+         * Usage
+         * @description What a user has. Bytes are of files that are there.
+         */
+        Usage: {
+            /** Artifact Bytes */
+            artifact_bytes: number;
+            /**
+             * Bytes Stored
+             * @description Slides and artifacts together.
+             */
+            bytes_stored: number;
+            /**
+             * Jobs
+             * @description Number of jobs by status.
+             */
+            jobs: {
+                [key: string]: number;
+            };
+            /** Slide Bytes */
+            slide_bytes: number;
+            /** Slides */
+            slides: number;
+            /**
+             * Upload Bytes
+             * @description Promised to uploads under way; counts against the quota.
+             */
+            upload_bytes: number;
+            /** Workflows */
+            workflows: number;
+        };
+        /**
+         * UserLimits
+         * @description What one user may do; null: as much as they like.
+         */
+        UserLimits: {
+            /** Max Unfinished Jobs */
+            max_unfinished_jobs: number | null;
+            /** Max Upload Bytes */
+            max_upload_bytes: number;
+            /** Quota Bytes */
+            quota_bytes: number | null;
+            /** Submissions Burst */
+            submissions_burst: number | null;
+            /** Submissions Per Second */
+            submissions_per_second: number | null;
+        };
+        /**
+         * Users
+         * @description Who is active, by seat, and who waits, next first.
+         */
+        Users: {
+            /** Active */
+            active: components["schemas"]["ActiveUser"][];
+            /** Waiting */
+            waiting: components["schemas"]["WaitingUser"][];
+        };
+        /**
          * WaitingFor
          * @description Why a pending job has not started, and where it stands.
          */
         WaitingFor: {
             /** Detail */
             detail: string;
+            /**
+             * Estimated Start
+             * @description When it will start, as far as rates of work are known.
+             */
+            estimated_start: string | null;
             /**
              * Job Id
              * @description The job that it waits for.
@@ -749,7 +1896,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "dependency" | "branch" | "seat" | "worker" | "retry" | "halted";
+            kind: "dependency" | "branch" | "seat" | "worker" | "retry" | "halted" | "draft";
             /**
              * Position
              * @description Place in line, 1 is next.
@@ -762,10 +1909,25 @@ export interface components {
             until: string | null;
         };
         /**
+         * WaitingUser
+         * @description A user in line for a seat.
+         */
+        WaitingUser: {
+            /** Id */
+            id: string;
+            /**
+             * Position
+             * @description 1 is next.
+             */
+            position: number;
+        };
+        /**
          * Workflow
          * @description A workflow with all its jobs.
          */
         Workflow: {
+            /** Branches */
+            branches: components["schemas"]["Branch"][];
             /**
              * Created At
              * Format: date-time
@@ -779,7 +1941,10 @@ export interface components {
             jobs: components["schemas"]["Job"][];
             /** Name */
             name: string;
-            /** Percent Complete */
+            /**
+             * Percent Complete
+             * @description By tiles: a large job counts more than a small one.
+             */
             percent_complete: number;
             /**
              * Position
@@ -797,13 +1962,223 @@ export interface components {
          * @description A graph of jobs.
          */
         WorkflowIn: {
+            /**
+             * Branches
+             * @description Policies of branches; the others halt.
+             */
+            branches?: components["schemas"]["BranchIn"][];
+            /**
+             * Draft
+             * @description Whether jobs that do not say are drafts.
+             * @default false
+             */
+            draft: boolean;
             /** Jobs */
             jobs: components["schemas"]["JobIn"][];
             /** Name */
             name: string;
         };
+        /**
+         * WorkflowJobIn
+         * @description One job to be added to a workflow that is there.
+         */
+        WorkflowJobIn: {
+            /**
+             * Branch
+             * @description Jobs of one branch run one after the other, in this order.
+             * @default main
+             */
+            branch: string;
+            /**
+             * Depends On
+             * @description Keys of other jobs.
+             */
+            depends_on?: string[];
+            /**
+             * Draft
+             * @description A draft waits until you start it. Absent: as the workflow says.
+             */
+            draft?: boolean | null;
+            /**
+             * Key
+             * @description Your name for the job, unique in the workflow.
+             */
+            key: string;
+            /** @default {} */
+            parameters: components["schemas"]["ParametersIn"];
+            /** Slide Id */
+            slide_id: string;
+            /**
+             * Type
+             * @description TISSUE_MASK, SEGMENT_CELLS or INSTANSEG_WSI.
+             */
+            type: string;
+            /** Workflow Id */
+            workflow_id: string;
+        };
+        /**
+         * WorkflowPage
+         * @description A part of the list of workflows.
+         */
+        WorkflowPage: {
+            /** Items */
+            items: components["schemas"]["Workflow"][];
+            /**
+             * Next Cursor
+             * @description Give it as `cursor` for what follows; null at the end.
+             */
+            next_cursor: string | null;
+        };
     };
-    responses: never;
+    responses: {
+        /** @description The request names no user. */
+        Problem401: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "user-required",
+                 *       "detail": "The request names no user.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 401,
+                 *       "title": "Say who you are",
+                 *       "transient": false,
+                 *       "type": "urn:microtome:problem:user-required"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description There is nothing of yours under this address. What belongs to others looks the same. */
+        Problem404: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "not-found",
+                 *       "detail": "There is nothing of yours under this address. What belongs to others looks the same.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 404,
+                 *       "title": "Not found",
+                 *       "transient": false,
+                 *       "type": "urn:microtome:problem:not-found"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The thing is not in a state that allows this, or the `Idempotency-Key` belongs to another request. */
+        Problem409: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "conflict",
+                 *       "detail": "The thing is not in a state that allows this, or the `Idempotency-Key` belongs to another request.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 409,
+                 *       "title": "Not possible now",
+                 *       "transient": false,
+                 *       "type": "urn:microtome:problem:conflict"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The body is larger than this server takes. */
+        Problem413: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "too-large",
+                 *       "detail": "The body is larger than this server takes.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 413,
+                 *       "title": "Too large",
+                 *       "transient": false,
+                 *       "type": "urn:microtome:problem:too-large"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description A field is missing, of the wrong type or out of its range; `errors` names each one. With status 400 the request is not HTTP that makes sense. */
+        Problem422: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "invalid-request",
+                 *       "detail": "A field is missing, of the wrong type or out of its range; `errors` names each one. With status 400 the request is not HTTP that makes sense.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 422,
+                 *       "title": "Invalid request",
+                 *       "transient": false,
+                 *       "type": "urn:microtome:problem:invalid-request"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description You submit faster than one user may; `RateLimit-*` and `Retry-After` say how fast that is. */
+        Problem429: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "rate-limited",
+                 *       "detail": "You submit faster than one user may; `RateLimit-*` and `Retry-After` say how fast that is.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 429,
+                 *       "title": "Too many submissions",
+                 *       "transient": true,
+                 *       "type": "urn:microtome:problem:rate-limited"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description Something that the server needs does not answer: Postgres, NATS or the disk. */
+        Problem503: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "code": "unavailable",
+                 *       "detail": "Something that the server needs does not answer: Postgres, NATS or the disk.",
+                 *       "errors": [],
+                 *       "instance": "/api/v1/workflows",
+                 *       "status": 503,
+                 *       "title": "Unavailable",
+                 *       "transient": true,
+                 *       "type": "urn:microtome:problem:unavailable"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+    };
     parameters: never;
     requestBodies: never;
     headers: never;
@@ -811,7 +2186,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    health: {
+    system_health: {
         parameters: {
             query?: never;
             header?: never;
@@ -826,31 +2201,85 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "status": "ok"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Health"];
                 };
             };
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    job: {
+    jobs_jobs: {
         parameters: {
-            query?: never;
+            query?: {
+                /**
+                 * @description Only these; may be given more than once.
+                 * @example RUNNING
+                 */
+                status?: ("DRAFT" | "PENDING" | "RUNNING" | "SUCCEEDED" | "FAILED" | "CANCELLED" | "SKIPPED")[] | null;
+                /**
+                 * @description Of this workflow.
+                 * @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d
+                 */
+                workflow_id?: string;
+                /**
+                 * @description On this slide.
+                 * @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11
+                 */
+                slide_id?: string;
+                /**
+                 * @description In this branch.
+                 * @example main
+                 */
+                branch?: string;
+                /**
+                 * @description Part of the key, in any case.
+                 * @example cells
+                 */
+                name?: string;
+                /**
+                 * @description How many at most.
+                 * @example 50
+                 */
+                limit?: number;
+                /**
+                 * @description `next_cursor` of the page before; absent for the first page.
+                 * @example WzE3NjM4MDM4MDAxMjAwMDAsIjNkNmY0ZjUxIl0
+                 */
+                cursor?: string | null;
+            };
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
-            path: {
-                job_id: string;
-            };
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -861,29 +2290,286 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "next_cursor": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["JobPage"];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_create: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Any text of your own. Sent again with the same body it changes nothing more and gives the same answer; with another body it is refused with 409.
+                 * @example 2026-11-22-cmu-1
+                 */
+                "Idempotency-Key"?: string | null;
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "depends_on": [
+                 *         "mask"
+                 *       ],
+                 *       "key": "again",
+                 *       "parameters": {
+                 *         "region": {
+                 *           "height": 16000,
+                 *           "width": 20000,
+                 *           "x": 4096,
+                 *           "y": 8192
+                 *         }
+                 *       },
+                 *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                 *       "type": "INSTANSEG_WSI",
+                 *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                 *     }
+                 */
+                "application/json": components["schemas"]["WorkflowJobIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "artifacts_deleted_at": null,
+                     *       "attempt": 0,
+                     *       "branch": "main",
+                     *       "cause_job_id": null,
+                     *       "cells": null,
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "depends_on": [
+                     *         "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *       ],
+                     *       "draft": false,
+                     *       "error": null,
+                     *       "expected_tiles": 480,
+                     *       "finished_at": null,
+                     *       "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "key": "cells",
+                     *       "parameters": {
+                     *         "assume_mpp": null,
+                     *         "batch_size": null,
+                     *         "halo": null,
+                     *         "model": null,
+                     *         "mpp": null,
+                     *         "normalisation": null,
+                     *         "region": {
+                     *           "height": 16000,
+                     *           "width": 20000,
+                     *           "x": 4096,
+                     *           "y": 8192
+                     *         },
+                     *         "tile_size": null
+                     *       },
+                     *       "preemptions": 0,
+                     *       "progress": 0,
+                     *       "result": null,
+                     *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "stage": null,
+                     *       "started_at": null,
+                     *       "status": "PENDING",
+                     *       "tiles_processed": 0,
+                     *       "tiles_skipped": 0,
+                     *       "tiles_total": null,
+                     *       "type": "INSTANSEG_WSI",
+                     *       "waiting_for": {
+                     *         "detail": "Waits for job 'mask', which it depends on.",
+                     *         "estimated_start": "2026-11-22T09:30:06Z",
+                     *         "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *         "kind": "dependency",
+                     *         "position": null,
+                     *         "until": null
+                     *       },
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Job"];
                 };
             };
+            401: components["responses"]["Problem401"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    artifacts: {
+    jobs_job: {
         parameters: {
             query?: never;
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
                 job_id: string;
             };
             cookie?: never;
@@ -896,32 +2582,289 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Artifact"][];
+                    /**
+                     * @example {
+                     *       "artifacts_deleted_at": null,
+                     *       "attempt": 0,
+                     *       "branch": "main",
+                     *       "cause_job_id": null,
+                     *       "cells": null,
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "depends_on": [
+                     *         "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *       ],
+                     *       "draft": false,
+                     *       "error": null,
+                     *       "expected_tiles": 480,
+                     *       "finished_at": null,
+                     *       "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "key": "cells",
+                     *       "parameters": {
+                     *         "assume_mpp": null,
+                     *         "batch_size": null,
+                     *         "halo": null,
+                     *         "model": null,
+                     *         "mpp": null,
+                     *         "normalisation": null,
+                     *         "region": {
+                     *           "height": 16000,
+                     *           "width": 20000,
+                     *           "x": 4096,
+                     *           "y": 8192
+                     *         },
+                     *         "tile_size": null
+                     *       },
+                     *       "preemptions": 0,
+                     *       "progress": 0,
+                     *       "result": null,
+                     *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "stage": null,
+                     *       "started_at": null,
+                     *       "status": "PENDING",
+                     *       "tiles_processed": 0,
+                     *       "tiles_skipped": 0,
+                     *       "tiles_total": null,
+                     *       "type": "INSTANSEG_WSI",
+                     *       "waiting_for": {
+                     *         "detail": "Waits for job 'mask', which it depends on.",
+                     *         "estimated_start": "2026-11-22T09:30:06Z",
+                     *         "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *         "kind": "dependency",
+                     *         "position": null,
+                     *         "until": null
+                     *       },
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Job"];
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    artifact: {
+    jobs_artifacts: {
         parameters: {
-            query?: {
-                /** @description The user, where a browser cannot send the header (links, images). */
-                user?: string | null;
-            };
+            query?: never;
             header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
                 job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "media_type": "application/vnd.apache.parquet",
+                     *         "name": "cells.parquet",
+                     *         "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *         "size_bytes": 48211907,
+                     *         "url": "/api/v1/jobs/b1c2d3e4-0000-5a6b-8c7d-222222222222/artifacts/cells.parquet"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["Artifact"][];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_archive: {
+        parameters: {
+            query?: {
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description README.txt, every artifact, and masks/<row>-<column>.png for each tile with cells. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/zip": string;
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_artifact: {
+        parameters: {
+            query?: {
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+                /** @example cells */
                 name: string;
             };
             cookie?: never;
@@ -937,26 +2880,46 @@ export interface operations {
                     "application/octet-stream": string;
                 };
             };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    cancel: {
+    jobs_cancel: {
         parameters: {
             query?: never;
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
                 job_id: string;
             };
             cookie?: never;
@@ -969,32 +2932,109 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "artifacts_deleted_at": null,
+                     *       "attempt": 0,
+                     *       "branch": "main",
+                     *       "cause_job_id": null,
+                     *       "cells": null,
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "depends_on": [
+                     *         "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *       ],
+                     *       "draft": false,
+                     *       "error": null,
+                     *       "expected_tiles": 480,
+                     *       "finished_at": null,
+                     *       "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "key": "cells",
+                     *       "parameters": {
+                     *         "assume_mpp": null,
+                     *         "batch_size": null,
+                     *         "halo": null,
+                     *         "model": null,
+                     *         "mpp": null,
+                     *         "normalisation": null,
+                     *         "region": {
+                     *           "height": 16000,
+                     *           "width": 20000,
+                     *           "x": 4096,
+                     *           "y": 8192
+                     *         },
+                     *         "tile_size": null
+                     *       },
+                     *       "preemptions": 0,
+                     *       "progress": 0,
+                     *       "result": null,
+                     *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "stage": null,
+                     *       "started_at": null,
+                     *       "status": "PENDING",
+                     *       "tiles_processed": 0,
+                     *       "tiles_skipped": 0,
+                     *       "tiles_total": null,
+                     *       "type": "INSTANSEG_WSI",
+                     *       "waiting_for": {
+                     *         "detail": "Waits for job 'mask', which it depends on.",
+                     *         "estimated_start": "2026-11-22T09:30:06Z",
+                     *         "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *         "kind": "dependency",
+                     *         "position": null,
+                     *         "until": null
+                     *       },
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Job"];
                 };
             };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    outlines: {
+    jobs_outlines: {
         parameters: {
             query: {
-                /** @description x0,y0,x1,y1 in level-0 pixels. */
+                /**
+                 * @description x0,y0,x1,y1 in level-0 pixels.
+                 * @example 4096,8192,5120,9216
+                 */
                 bbox: string;
             };
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
                 job_id: string;
             };
             cookie?: never;
@@ -1007,66 +3047,435 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "count": 1,
+                     *       "outlines": [
+                     *         [
+                     *           4101.5,
+                     *           8200,
+                     *           4110,
+                     *           8204.5,
+                     *           4106,
+                     *           8213,
+                     *           4099,
+                     *           8209.5
+                     *         ]
+                     *       ],
+                     *       "returned": 1,
+                     *       "sampled": false
+                     *     }
+                     */
                     "application/json": components["schemas"]["Cells"];
                 };
             };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    result: {
+    live_follow_job: {
         parameters: {
             query?: {
-                /** @description The user, where a browser cannot send the header (links, images). */
+                /**
+                 * @description xid:position of the last event that you have; what came after it is told first.
+                 * @example 7741:1093
+                 */
+                after?: string | null;
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
                 user?: string | null;
             };
             header?: {
+                /**
+                 * @description As `after`, and stronger; browsers send it.
+                 * @example 7741:1093
+                 */
+                "Last-Event-ID"?: string | null;
+                /** @example ada */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
                 job_id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description The summary. */
+            /** @description Server-sent events `snapshot`, `event` and `progress`; the id of an `event` is its position. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    /**
+                     * @example id: 7741:1093
+                     *     event: event
+                     *     data: {"kind":"event","type":"JobStarted","job_id":"b1c2d3e4-0000-5a6b-8c7d-111111111111"}
+                     */
+                    "text/event-stream": string;
                 };
             };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    retry: {
+    jobs_logs: {
         parameters: {
-            query?: never;
+            query?: {
+                /**
+                 * @description Only this attempt.
+                 * @example 1
+                 */
+                attempt?: number | null;
+                /**
+                 * @description How many lines at most.
+                 * @example 50
+                 */
+                limit?: number;
+                /**
+                 * @description Only lines after the one with this id.
+                 * @example 7741:1093
+                 */
+                after?: string | null;
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /** @example ada */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The lines. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "about": {
+                     *             "tiles": 2280
+                     *           },
+                     *           "attempt": 1,
+                     *           "id": "1:1",
+                     *           "level": "info",
+                     *           "message": "2280 tiles, 1710 of them without tissue",
+                     *           "service": "tiler",
+                     *           "time": "2026-11-22T09:30:02.611Z"
+                     *         }
+                     *       ],
+                     *       "next_cursor": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Log"];
+                    /** @example 2026-11-22T09:30:02.611Z info tiler 2280 tiles, 1710 of them without tissue */
+                    "text/plain": string;
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_preview: {
+        parameters: {
+            query?: {
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A picture. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/jpeg": string;
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_result: {
+        parameters: {
+            query?: {
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "archive_url": "/api/v1/jobs/b1c2d3e4-0000-5a6b-8c7d-222222222222/artifacts.zip",
+                     *       "artifacts": [
+                     *         {
+                     *           "media_type": "application/vnd.apache.parquet",
+                     *           "name": "cells.parquet",
+                     *           "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *           "size_bytes": 48211907,
+                     *           "url": "/api/v1/jobs/b1c2d3e4-0000-5a6b-8c7d-222222222222/artifacts/cells.parquet"
+                     *         },
+                     *         {
+                     *           "media_type": "image/jpeg",
+                     *           "name": "overlay.jpg",
+                     *           "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *           "size_bytes": 391044,
+                     *           "url": "/api/v1/jobs/b1c2d3e4-0000-5a6b-8c7d-222222222222/artifacts/overlay.jpg"
+                     *         }
+                     *       ],
+                     *       "artifacts_deleted_at": null,
+                     *       "attempt": 1,
+                     *       "finished_at": "2026-11-22T09:31:07.950000Z",
+                     *       "job_id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "result": {
+                     *         "artifacts": [
+                     *           {
+                     *             "media_type": "application/vnd.apache.parquet",
+                     *             "name": "cells.parquet",
+                     *             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *             "size_bytes": 48211907,
+                     *             "url": "/api/v1/jobs/b1c2d3e4-0000-5a6b-8c7d-222222222222/artifacts/cells.parquet"
+                     *           },
+                     *           {
+                     *             "media_type": "image/jpeg",
+                     *             "name": "overlay.jpg",
+                     *             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *             "size_bytes": 391044,
+                     *             "url": "/api/v1/jobs/b1c2d3e4-0000-5a6b-8c7d-222222222222/artifacts/overlay.jpg"
+                     *           }
+                     *         ],
+                     *         "cells": 214903,
+                     *         "cells_per_mm2": 2741.1,
+                     *         "engine": "onnxruntime-cpu",
+                     *         "model": "embedded",
+                     *         "notes": [],
+                     *         "stage_seconds": {
+                     *           "infer": 58.7,
+                     *           "merge": 4.6,
+                     *           "plan": 2.1
+                     *         },
+                     *         "tiles_cached": 0,
+                     *         "tiles_processed": 570,
+                     *         "tiles_skipped": 1710,
+                     *         "tiles_total": 2280,
+                     *         "tissue_mm2": 78.4
+                     *       },
+                     *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "summary": {
+                     *         "cells": 214903,
+                     *         "cells_per_mm2": 2741.1,
+                     *         "tissue_mm2": 78.4
+                     *       },
+                     *       "type": "INSTANSEG_WSI",
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Manifest"];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_retry: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
                 job_id: string;
             };
             cookie?: never;
@@ -1079,26 +3488,398 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "artifacts_deleted_at": null,
+                     *       "attempt": 0,
+                     *       "branch": "main",
+                     *       "cause_job_id": null,
+                     *       "cells": null,
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "depends_on": [
+                     *         "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *       ],
+                     *       "draft": false,
+                     *       "error": null,
+                     *       "expected_tiles": 480,
+                     *       "finished_at": null,
+                     *       "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "key": "cells",
+                     *       "parameters": {
+                     *         "assume_mpp": null,
+                     *         "batch_size": null,
+                     *         "halo": null,
+                     *         "model": null,
+                     *         "mpp": null,
+                     *         "normalisation": null,
+                     *         "region": {
+                     *           "height": 16000,
+                     *           "width": 20000,
+                     *           "x": 4096,
+                     *           "y": 8192
+                     *         },
+                     *         "tile_size": null
+                     *       },
+                     *       "preemptions": 0,
+                     *       "progress": 0,
+                     *       "result": null,
+                     *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "stage": null,
+                     *       "started_at": null,
+                     *       "status": "PENDING",
+                     *       "tiles_processed": 0,
+                     *       "tiles_skipped": 0,
+                     *       "tiles_total": null,
+                     *       "type": "INSTANSEG_WSI",
+                     *       "waiting_for": {
+                     *         "detail": "Waits for job 'mask', which it depends on.",
+                     *         "estimated_start": "2026-11-22T09:30:06Z",
+                     *         "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *         "kind": "dependency",
+                     *         "position": null,
+                     *         "until": null
+                     *       },
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Job"];
                 };
             };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    slides: {
+    jobs_start: {
         parameters: {
             query?: never;
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "artifacts_deleted_at": null,
+                     *       "attempt": 0,
+                     *       "branch": "main",
+                     *       "cause_job_id": null,
+                     *       "cells": null,
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "depends_on": [
+                     *         "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *       ],
+                     *       "draft": false,
+                     *       "error": null,
+                     *       "expected_tiles": 480,
+                     *       "finished_at": null,
+                     *       "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "key": "cells",
+                     *       "parameters": {
+                     *         "assume_mpp": null,
+                     *         "batch_size": null,
+                     *         "halo": null,
+                     *         "model": null,
+                     *         "mpp": null,
+                     *         "normalisation": null,
+                     *         "region": {
+                     *           "height": 16000,
+                     *           "width": 20000,
+                     *           "x": 4096,
+                     *           "y": 8192
+                     *         },
+                     *         "tile_size": null
+                     *       },
+                     *       "preemptions": 0,
+                     *       "progress": 0,
+                     *       "result": null,
+                     *       "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "stage": null,
+                     *       "started_at": null,
+                     *       "status": "PENDING",
+                     *       "tiles_processed": 0,
+                     *       "tiles_skipped": 0,
+                     *       "tiles_total": null,
+                     *       "type": "INSTANSEG_WSI",
+                     *       "waiting_for": {
+                     *         "detail": "Waits for job 'mask', which it depends on.",
+                     *         "estimated_start": "2026-11-22T09:30:06Z",
+                     *         "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *         "kind": "dependency",
+                     *         "position": null,
+                     *         "until": null
+                     *       },
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    history_timeline: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example b1c2d3e4-0000-5a6b-8c7d-222222222222 */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "as_of": "2026-11-22T09:31:07.950000Z",
+                     *       "attempts": [
+                     *         {
+                     *           "detail": "",
+                     *           "ended_at": "2026-11-22T09:31:07.950000Z",
+                     *           "number": 1,
+                     *           "outcome": "succeeded",
+                     *           "planned_at": "2026-11-22T09:30:04.590000Z",
+                     *           "seconds": 65.47,
+                     *           "slot": 0,
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "tiles_skipped": 1710,
+                     *           "tiles_total": 2280,
+                     *           "workers": [
+                     *             "tiler",
+                     *             "merger"
+                     *           ]
+                     *         }
+                     *       ],
+                     *       "branch": "main",
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": "2026-11-22T09:31:07.950000Z",
+                     *       "job_id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *       "key": "cells",
+                     *       "phases": [
+                     *         {
+                     *           "attempt": null,
+                     *           "detail": "Waits for job 'mask', which it depends on.",
+                     *           "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "kind": "dependency",
+                     *           "position": null,
+                     *           "seconds": 2.36,
+                     *           "since": "2026-11-22T09:30:00.120000Z",
+                     *           "until": "2026-11-22T09:30:02.480000Z"
+                     *         }
+                     *       ],
+                     *       "stage_seconds": {
+                     *         "infer": 58.7,
+                     *         "merge": 4.6,
+                     *         "plan": 2.1
+                     *       },
+                     *       "status": "SUCCEEDED",
+                     *       "type": "INSTANSEG_WSI",
+                     *       "user_id": "ada",
+                     *       "waited_seconds": {
+                     *         "dependency": 2.36
+                     *       },
+                     *       "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Timeline"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    live_follow_me: {
+        parameters: {
+            query?: {
+                /**
+                 * @description xid:position of the last event that you have; what came after it is told first.
+                 * @example 7741:1093
+                 */
+                after?: string | null;
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /**
+                 * @description As `after`, and stronger; browsers send it.
+                 * @example 7741:1093
+                 */
+                "Last-Event-ID"?: string | null;
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Server-sent events `snapshot`, `event` and `progress`; the id of an `event` is its position. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example id: 7741:1093
+                     *     event: event
+                     *     data: {"kind":"event","type":"JobStarted","job_id":"b1c2d3e4-0000-5a6b-8c7d-111111111111"}
+                     */
+                    "text/event-stream": string;
+                };
+            };
+            401: components["responses"]["Problem401"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    slides_slides: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Part of the file's name, in any case.
+                 * @example cells
+                 */
+                name?: string;
+                /**
+                 * @description How many at most.
+                 * @example 50
+                 */
+                limit?: number;
+                /**
+                 * @description `next_cursor` of the page before; absent for the first page.
+                 * @example WzE3NjM4MDM4MDAxMjAwMDAsIjNkNmY0ZjUxIl0
+                 */
+                cursor?: string | null;
+            };
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path?: never;
@@ -1112,33 +3893,105 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Slide"][];
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "filename": "CMU-1.svs",
+                     *           "height": 32914,
+                     *           "id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "levels": [
+                     *             {
+                     *               "downsample": 1,
+                     *               "height": 32914,
+                     *               "width": 46000
+                     *             },
+                     *             {
+                     *               "downsample": 4.0001,
+                     *               "height": 8228,
+                     *               "width": 11500
+                     *             }
+                     *           ],
+                     *           "mpp": 0.499,
+                     *           "mpp_source": "vendor",
+                     *           "notes": [],
+                     *           "objective_power": 20,
+                     *           "registered_at": "2026-11-22T09:28:41.002000Z",
+                     *           "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *           "size_bytes": 177552579,
+                     *           "stain": "brightfield",
+                     *           "vendor": "aperio",
+                     *           "width": 46000
+                     *         }
+                     *       ],
+                     *       "next_cursor": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["SlidePage"];
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    upload: {
+    slides_upload: {
         parameters: {
             query?: {
-                /** @description The file's name. */
+                /**
+                 * @description The file's name.
+                 * @example CMU-1.svs
+                 */
                 filename?: string | null;
-                /** @description µm per level-0 pixel, if you know it. */
+                /**
+                 * @description µm per level-0 pixel, if you know it.
+                 * @example 0.499
+                 */
                 mpp?: number | null;
-                /** @description The same, assumed where the file does not say. */
+                /**
+                 * @description The same, assumed where the file does not say.
+                 * @example 0.5
+                 */
                 assume_mpp?: number | null;
+                /**
+                 * @description The file's sha256 in hexadecimal, to be checked.
+                 * @example 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+                 */
+                sha256?: string | null;
             };
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path?: never;
@@ -1160,29 +4013,77 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "filename": "CMU-1.svs",
+                     *       "height": 32914,
+                     *       "id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "levels": [
+                     *         {
+                     *           "downsample": 1,
+                     *           "height": 32914,
+                     *           "width": 46000
+                     *         },
+                     *         {
+                     *           "downsample": 4.0001,
+                     *           "height": 8228,
+                     *           "width": 11500
+                     *         }
+                     *       ],
+                     *       "mpp": 0.499,
+                     *       "mpp_source": "vendor",
+                     *       "notes": [],
+                     *       "objective_power": 20,
+                     *       "registered_at": "2026-11-22T09:28:41.002000Z",
+                     *       "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *       "size_bytes": 177552579,
+                     *       "stain": "brightfield",
+                     *       "vendor": "aperio",
+                     *       "width": 46000
+                     *     }
+                     */
                     "application/json": components["schemas"]["Slide"];
                 };
             };
+            401: components["responses"]["Problem401"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    slide: {
+    slides_slide: {
         parameters: {
             query?: never;
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
                 slide_id: string;
             };
             cookie?: never;
@@ -1195,31 +4096,282 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "filename": "CMU-1.svs",
+                     *       "height": 32914,
+                     *       "id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "levels": [
+                     *         {
+                     *           "downsample": 1,
+                     *           "height": 32914,
+                     *           "width": 46000
+                     *         },
+                     *         {
+                     *           "downsample": 4.0001,
+                     *           "height": 8228,
+                     *           "width": 11500
+                     *         }
+                     *       ],
+                     *       "mpp": 0.499,
+                     *       "mpp_source": "vendor",
+                     *       "notes": [],
+                     *       "objective_power": 20,
+                     *       "registered_at": "2026-11-22T09:28:41.002000Z",
+                     *       "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                     *       "size_bytes": 177552579,
+                     *       "stain": "brightfield",
+                     *       "vendor": "aperio",
+                     *       "width": 46000
+                     *     }
+                     */
                     "application/json": components["schemas"]["Slide"];
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    dzi: {
+    slides_delete: {
         parameters: {
-            query?: {
-                /** @description The user, where a browser cannot send the header (links, images). */
-                user?: string | null;
-            };
+            query?: never;
             header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
+                slide_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    slides_associated: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
+                slide_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "height": 463,
+                     *         "name": "label",
+                     *         "url": "/api/v1/slides/7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11/associated/label",
+                     *         "width": 387
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["AssociatedPicture"][];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    slides_associated_picture: {
+        parameters: {
+            query?: {
+                /**
+                 * @description PNG loses nothing.
+                 * @example jpeg
+                 */
+                format?: "jpeg" | "png";
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
+                slide_id: string;
+                /** @example cells */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A picture. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/jpeg": string;
+                    "image/png": string;
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    slides_dzi: {
+        parameters: {
+            query?: {
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
                 slide_id: string;
             };
             cookie?: never;
@@ -1232,34 +4384,58 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /** @example <?xml version="1.0" encoding="UTF-8"?><Image TileSize="254" Overlap="1" Format="jpeg"/> */
                     "application/xml": string;
                 };
             };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    tile: {
+    slides_tile: {
         parameters: {
             query?: {
-                /** @description The user, where a browser cannot send the header (links, images). */
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
                 user?: string | null;
             };
             header?: {
+                /** @example ada */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
                 slide_id: string;
+                /** @example 12 */
                 level: number;
+                /** @example 3 */
                 column: number;
+                /** @example 5 */
                 row: number;
             };
             cookie?: never;
@@ -1275,28 +4451,60 @@ export interface operations {
                     "image/jpeg": string;
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    thumbnail: {
+    slides_thumbnail: {
         parameters: {
             query?: {
-                /** @description The user, where a browser cannot send the header (links, images). */
+                /**
+                 * @description No side is longer, pixels.
+                 * @example 512
+                 */
+                size?: number;
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
                 user?: string | null;
             };
             header?: {
+                /** @example ada */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11 */
                 slide_id: string;
             };
             cookie?: never;
@@ -1312,19 +4520,41 @@ export interface operations {
                     "image/jpeg": string;
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    status: {
+    system_status: {
         parameters: {
             query?: never;
             header?: never;
@@ -1339,28 +4569,85 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "active_users": [
+                     *         "ada"
+                     *       ],
+                     *       "engine": "onnxruntime-cpu",
+                     *       "limits": {
+                     *         "batch_size": 2,
+                     *         "halo": 96,
+                     *         "halo_min": 96,
+                     *         "max_active_users": 3,
+                     *         "max_attempts": 5,
+                     *         "max_body_bytes": 1048576,
+                     *         "max_in_flight": 128,
+                     *         "max_jobs_per_request": 1000,
+                     *         "max_live_clients": 2000,
+                     *         "max_pending_jobs": 10000,
+                     *         "max_upload_bytes": 68719476736,
+                     *         "max_workers": 4,
+                     *         "model": "embedded",
+                     *         "model_mpp": 0.5,
+                     *         "rate_burst": 10,
+                     *         "rate_refill_per_s": 1,
+                     *         "seat_tenure_seconds": null,
+                     *         "slice_seconds": 60,
+                     *         "tile_size": 1024,
+                     *         "upload_expiry_seconds": 86400,
+                     *         "user_quota_bytes": null
+                     *       },
+                     *       "model": "embedded",
+                     *       "running_jobs": 1,
+                     *       "services": [
+                     *         {
+                     *           "detail": "answers",
+                     *           "name": "postgres",
+                     *           "state": "ok"
+                     *         }
+                     *       ],
+                     *       "version": "0.1.0",
+                     *       "waiting_users": [
+                     *         "grace"
+                     *       ]
+                     *     }
+                     */
                     "application/json": components["schemas"]["Status"];
                 };
             };
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    workflows: {
+    uploads_uploads: {
         parameters: {
-            query?: {
-                limit?: number;
-            };
+            query?: never;
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path?: never;
@@ -1374,28 +4661,781 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Workflow"][];
+                    /**
+                     * @example [
+                     *       {
+                     *         "created_at": "2026-11-22T09:26:00Z",
+                     *         "expires_at": "2026-11-23T09:27:30Z",
+                     *         "filename": "CMU-1.svs",
+                     *         "id": "5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *         "offset": 67108864,
+                     *         "problem": null,
+                     *         "size_bytes": 177552579,
+                     *         "slide_id": null,
+                     *         "state": "receiving",
+                     *         "url": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["UploadView"][];
                 };
             };
+            401: components["responses"]["Problem401"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    submit: {
+    uploads_create: {
+        parameters: {
+            query?: never;
+            header: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+                /** @example 1.0.0 */
+                "Tus-Resumable": string;
+                /** @example 1938955 */
+                "Upload-Length": string;
+                /** @example filename Q01VLTEuc3Zz,assume_mpp MC41 */
+                "Upload-Metadata"?: string;
+                /** @example sha256 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= */
+                "Upload-Checksum"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/offset+octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Created. */
+            201: {
+                headers: {
+                    Location?: string;
+                    "Tus-Resumable"?: string;
+                    "Upload-Expires"?: string;
+                    "Upload-Offset"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    uploads_options: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    uploads_upload: {
         parameters: {
             query?: never;
             header?: {
-                /** @description Any text of your own; sent again, it gives the same workflow. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c */
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "created_at": "2026-11-22T09:26:00Z",
+                     *       "expires_at": "2026-11-23T09:27:30Z",
+                     *       "filename": "CMU-1.svs",
+                     *       "id": "5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "offset": 67108864,
+                     *       "problem": null,
+                     *       "size_bytes": 177552579,
+                     *       "slide_id": null,
+                     *       "state": "receiving",
+                     *       "url": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["UploadView"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    uploads_terminate: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c */
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    uploads_head: {
+        parameters: {
+            query?: never;
+            header: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+                /** @example 1.0.0 */
+                "Tus-Resumable": string;
+            };
+            path: {
+                /** @example 5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c */
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Where to continue. */
+            200: {
+                headers: {
+                    "Tus-Resumable"?: string;
+                    "Upload-Length"?: string;
+                    "Upload-Offset"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    uploads_append: {
+        parameters: {
+            query?: never;
+            header: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+                /** @example 1.0.0 */
+                "Tus-Resumable": string;
+                /** @example 0 */
+                "Upload-Offset": string;
+                /** @example sha256 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= */
+                "Upload-Checksum"?: string;
+            };
+            path: {
+                /** @example 5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c */
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/offset+octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Stored. */
+            204: {
+                headers: {
+                    "Microtome-Slide-Id"?: string;
+                    "Tus-Resumable"?: string;
+                    "Upload-Expires"?: string;
+                    "Upload-Offset"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    users_users: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "active": [
+                     *         {
+                     *           "id": "ada",
+                     *           "running_jobs": 1,
+                     *           "seat": 0,
+                     *           "since": "2026-11-22T09:30:02.480000Z"
+                     *         }
+                     *       ],
+                     *       "waiting": [
+                     *         {
+                     *           "id": "grace",
+                     *           "position": 1
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Users"];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    users_me: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "active_since": "2026-11-22T09:30:02.480000Z",
+                     *       "id": "ada",
+                     *       "limits": {
+                     *         "max_unfinished_jobs": 10000,
+                     *         "max_upload_bytes": 68719476736,
+                     *         "quota_bytes": null,
+                     *         "submissions_burst": 10,
+                     *         "submissions_per_second": 1
+                     *       },
+                     *       "pending_jobs": 1,
+                     *       "position": null,
+                     *       "running_jobs": 1,
+                     *       "seat": 0,
+                     *       "state": "active",
+                     *       "submissions": {
+                     *         "full_in_seconds": 0.4,
+                     *         "limit": 10,
+                     *         "remaining": 9
+                     *       },
+                     *       "usage": {
+                     *         "artifact_bytes": 48602951,
+                     *         "bytes_stored": 226155530,
+                     *         "jobs": {
+                     *           "DRAFT": 0,
+                     *           "PENDING": 1,
+                     *           "RUNNING": 1,
+                     *           "SUCCEEDED": 0
+                     *         },
+                     *         "slide_bytes": 177552579,
+                     *         "slides": 1,
+                     *         "upload_bytes": 0,
+                     *         "workflows": 1
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_workflows: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only these; may be given more than once.
+                 * @example RUNNING
+                 */
+                status?: ("PENDING" | "RUNNING" | "SUCCEEDED" | "FAILED" | "CANCELLED")[] | null;
+                /**
+                 * @description Part of the name, in any case.
+                 * @example cells
+                 */
+                name?: string;
+                /**
+                 * @description With a job on this slide.
+                 * @example 7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11
+                 */
+                slide_id?: string;
+                /**
+                 * @description With a job in this branch.
+                 * @example main
+                 */
+                branch?: string;
+                /**
+                 * @description How many at most.
+                 * @example 50
+                 */
+                limit?: number;
+                /**
+                 * @description `next_cursor` of the page before; absent for the first page.
+                 * @example WzE3NjM4MDM4MDAxMjAwMDAsIjNkNmY0ZjUxIl0
+                 */
+                cursor?: string | null;
+            };
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "branches": [
+                     *             {
+                     *               "name": "main",
+                     *               "policy": "skip"
+                     *             }
+                     *           ],
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "finished_at": null,
+                     *           "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *           "jobs": [
+                     *             {
+                     *               "artifacts_deleted_at": null,
+                     *               "attempt": 1,
+                     *               "branch": "main",
+                     *               "cause_job_id": null,
+                     *               "cells": null,
+                     *               "created_at": "2026-11-22T09:30:00.120000Z",
+                     *               "depends_on": [],
+                     *               "draft": false,
+                     *               "error": null,
+                     *               "expected_tiles": 1,
+                     *               "finished_at": null,
+                     *               "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *               "key": "mask",
+                     *               "parameters": {
+                     *                 "assume_mpp": null,
+                     *                 "batch_size": null,
+                     *                 "halo": null,
+                     *                 "model": null,
+                     *                 "mpp": null,
+                     *                 "normalisation": null,
+                     *                 "region": null,
+                     *                 "tile_size": null
+                     *               },
+                     *               "preemptions": 0,
+                     *               "progress": 0,
+                     *               "result": null,
+                     *               "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *               "stage": "plan",
+                     *               "started_at": "2026-11-22T09:30:02.480000Z",
+                     *               "status": "RUNNING",
+                     *               "tiles_processed": 0,
+                     *               "tiles_skipped": 0,
+                     *               "tiles_total": null,
+                     *               "type": "TISSUE_MASK",
+                     *               "waiting_for": null,
+                     *               "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *             },
+                     *             {
+                     *               "artifacts_deleted_at": null,
+                     *               "attempt": 0,
+                     *               "branch": "main",
+                     *               "cause_job_id": null,
+                     *               "cells": null,
+                     *               "created_at": "2026-11-22T09:30:00.120000Z",
+                     *               "depends_on": [
+                     *                 "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *               ],
+                     *               "draft": false,
+                     *               "error": null,
+                     *               "expected_tiles": 480,
+                     *               "finished_at": null,
+                     *               "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *               "key": "cells",
+                     *               "parameters": {
+                     *                 "assume_mpp": null,
+                     *                 "batch_size": null,
+                     *                 "halo": null,
+                     *                 "model": null,
+                     *                 "mpp": null,
+                     *                 "normalisation": null,
+                     *                 "region": {
+                     *                   "height": 16000,
+                     *                   "width": 20000,
+                     *                   "x": 4096,
+                     *                   "y": 8192
+                     *                 },
+                     *                 "tile_size": null
+                     *               },
+                     *               "preemptions": 0,
+                     *               "progress": 0,
+                     *               "result": null,
+                     *               "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *               "stage": null,
+                     *               "started_at": null,
+                     *               "status": "PENDING",
+                     *               "tiles_processed": 0,
+                     *               "tiles_skipped": 0,
+                     *               "tiles_total": null,
+                     *               "type": "INSTANSEG_WSI",
+                     *               "waiting_for": {
+                     *                 "detail": "Waits for job 'mask', which it depends on.",
+                     *                 "estimated_start": "2026-11-22T09:30:06Z",
+                     *                 "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *                 "kind": "dependency",
+                     *                 "position": null,
+                     *                 "until": null
+                     *               },
+                     *               "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *             }
+                     *           ],
+                     *           "name": "CMU-1, upper half",
+                     *           "percent_complete": 0,
+                     *           "position": "7741:1093",
+                     *           "status": "RUNNING"
+                     *         }
+                     *       ],
+                     *       "next_cursor": "WzE3NjM4MDM4MDAxMjAwMDAsIjNkNmY0ZjUxIl0"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["WorkflowPage"];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_submit: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Any text of your own. Sent again with the same body it changes nothing more and gives the same answer; with another body it is refused with 409.
+                 * @example 2026-11-22-cmu-1
+                 */
                 "Idempotency-Key"?: string | null;
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path?: never;
@@ -1403,6 +5443,40 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "branches": [
+                 *         {
+                 *           "name": "main",
+                 *           "policy": "skip"
+                 *         }
+                 *       ],
+                 *       "jobs": [
+                 *         {
+                 *           "key": "mask",
+                 *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                 *           "type": "TISSUE_MASK"
+                 *         },
+                 *         {
+                 *           "depends_on": [
+                 *             "mask"
+                 *           ],
+                 *           "key": "cells",
+                 *           "parameters": {
+                 *             "region": {
+                 *               "height": 16000,
+                 *               "width": 20000,
+                 *               "x": 4096,
+                 *               "y": 8192
+                 *             }
+                 *           },
+                 *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                 *           "type": "INSTANSEG_WSI"
+                 *         }
+                 *       ],
+                 *       "name": "CMU-1, upper half"
+                 *     }
+                 */
                 "application/json": components["schemas"]["WorkflowIn"];
             };
         };
@@ -1413,29 +5487,165 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "branches": [
+                     *         {
+                     *           "name": "main",
+                     *           "policy": "skip"
+                     *         }
+                     *       ],
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": null,
+                     *       "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *       "jobs": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "name": "CMU-1, upper half",
+                     *       "percent_complete": 0,
+                     *       "position": "7741:1093",
+                     *       "status": "RUNNING"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Workflow"];
                 };
             };
+            401: components["responses"]["Problem401"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    workflow: {
+    workflows_workflow: {
         parameters: {
-            query?: never;
+            query?: {
+                /**
+                 * @description As of when: a place in the log (`xid:position`, as events and answers carry it) or a time (RFC 3339; in a query `+` is written `%2B`). Absent: now.
+                 * @example 2026-11-22T09:30:30Z
+                 */
+                at?: string | null;
+            };
             header?: {
-                /** @description Who asks: 1 to 64 letters, digits, hyphens, underscores. */
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
                 "X-User-ID"?: string | null;
             };
             path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
                 workflow_id: string;
             };
             cookie?: never;
@@ -1448,16 +5658,995 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "branches": [
+                     *         {
+                     *           "name": "main",
+                     *           "policy": "skip"
+                     *         }
+                     *       ],
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": null,
+                     *       "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *       "jobs": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "name": "CMU-1, upper half",
+                     *       "percent_complete": 0,
+                     *       "position": "7741:1093",
+                     *       "status": "RUNNING"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Workflow"];
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_cancel_workflow: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "branches": [
+                     *         {
+                     *           "name": "main",
+                     *           "policy": "skip"
+                     *         }
+                     *       ],
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": null,
+                     *       "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *       "jobs": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "name": "CMU-1, upper half",
+                     *       "percent_complete": 0,
+                     *       "position": "7741:1093",
+                     *       "status": "RUNNING"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Workflow"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    history_events: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only what follows this place in the log, `xid:position`.
+                 * @example 7741:1093
+                 */
+                after?: string | null;
+                /**
+                 * @description How many at most.
+                 * @example 50
+                 */
+                limit?: number;
+            };
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "at": "2026-11-22T09:30:02.480000Z",
+                     *           "data": {
+                     *             "attempt": 1,
+                     *             "jobId": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "slot": 0
+                     *           },
+                     *           "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "position": "7741:1093",
+                     *           "type": "JobStarted",
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "next_cursor": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["PastEventPage"];
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_add_jobs: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Any text of your own. Sent again with the same body it changes nothing more and gives the same answer; with another body it is refused with 409.
+                 * @example 2026-11-22-cmu-1
+                 */
+                "Idempotency-Key"?: string | null;
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "jobs": [
+                 *         {
+                 *           "depends_on": [
+                 *             "mask"
+                 *           ],
+                 *           "draft": true,
+                 *           "key": "again",
+                 *           "parameters": {
+                 *             "overlap": 128
+                 *           },
+                 *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                 *           "type": "INSTANSEG_WSI"
+                 *         }
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["JobsIn"] | components["schemas"]["JobIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "branches": [
+                     *         {
+                     *           "name": "main",
+                     *           "policy": "skip"
+                     *         }
+                     *       ],
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": null,
+                     *       "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *       "jobs": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "name": "CMU-1, upper half",
+                     *       "percent_complete": 0,
+                     *       "position": "7741:1093",
+                     *       "status": "RUNNING"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Workflow"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    live_follow_workflow: {
+        parameters: {
+            query?: {
+                /**
+                 * @description xid:position of the last event that you have; what came after it is told first.
+                 * @example 7741:1093
+                 */
+                after?: string | null;
+                /**
+                 * @description The user, where a browser cannot send the header (links, images).
+                 * @example ada
+                 */
+                user?: string | null;
+            };
+            header?: {
+                /**
+                 * @description As `after`, and stronger; browsers send it.
+                 * @example 7741:1093
+                 */
+                "Last-Event-ID"?: string | null;
+                /** @example ada */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Server-sent events `snapshot`, `event` and `progress`; the id of an `event` is its position. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example id: 7741:1093
+                     *     event: event
+                     *     data: {"kind":"event","type":"JobStarted","job_id":"b1c2d3e4-0000-5a6b-8c7d-111111111111"}
+                     */
+                    "text/event-stream": string;
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_retry_failed: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "branches": [
+                     *         {
+                     *           "name": "main",
+                     *           "policy": "skip"
+                     *         }
+                     *       ],
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": null,
+                     *       "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *       "jobs": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "name": "CMU-1, upper half",
+                     *       "percent_complete": 0,
+                     *       "position": "7741:1093",
+                     *       "status": "RUNNING"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Workflow"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_start_workflow: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "branches": [
+                     *         {
+                     *           "name": "main",
+                     *           "policy": "skip"
+                     *         }
+                     *       ],
+                     *       "created_at": "2026-11-22T09:30:00.120000Z",
+                     *       "finished_at": null,
+                     *       "id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d",
+                     *       "jobs": [
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 1,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 1,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *           "key": "mask",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": null,
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": "plan",
+                     *           "started_at": "2026-11-22T09:30:02.480000Z",
+                     *           "status": "RUNNING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "TISSUE_MASK",
+                     *           "waiting_for": null,
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         },
+                     *         {
+                     *           "artifacts_deleted_at": null,
+                     *           "attempt": 0,
+                     *           "branch": "main",
+                     *           "cause_job_id": null,
+                     *           "cells": null,
+                     *           "created_at": "2026-11-22T09:30:00.120000Z",
+                     *           "depends_on": [
+                     *             "b1c2d3e4-0000-5a6b-8c7d-111111111111"
+                     *           ],
+                     *           "draft": false,
+                     *           "error": null,
+                     *           "expected_tiles": 480,
+                     *           "finished_at": null,
+                     *           "id": "b1c2d3e4-0000-5a6b-8c7d-222222222222",
+                     *           "key": "cells",
+                     *           "parameters": {
+                     *             "assume_mpp": null,
+                     *             "batch_size": null,
+                     *             "halo": null,
+                     *             "model": null,
+                     *             "mpp": null,
+                     *             "normalisation": null,
+                     *             "region": {
+                     *               "height": 16000,
+                     *               "width": 20000,
+                     *               "x": 4096,
+                     *               "y": 8192
+                     *             },
+                     *             "tile_size": null
+                     *           },
+                     *           "preemptions": 0,
+                     *           "progress": 0,
+                     *           "result": null,
+                     *           "slide_id": "7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *           "stage": null,
+                     *           "started_at": null,
+                     *           "status": "PENDING",
+                     *           "tiles_processed": 0,
+                     *           "tiles_skipped": 0,
+                     *           "tiles_total": null,
+                     *           "type": "INSTANSEG_WSI",
+                     *           "waiting_for": {
+                     *             "detail": "Waits for job 'mask', which it depends on.",
+                     *             "estimated_start": "2026-11-22T09:30:06Z",
+                     *             "job_id": "b1c2d3e4-0000-5a6b-8c7d-111111111111",
+                     *             "kind": "dependency",
+                     *             "position": null,
+                     *             "until": null
+                     *           },
+                     *           "workflow_id": "3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d"
+                     *         }
+                     *       ],
+                     *       "name": "CMU-1, upper half",
+                     *       "percent_complete": 0,
+                     *       "position": "7741:1093",
+                     *       "status": "RUNNING"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Workflow"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };

@@ -17,6 +17,8 @@ export type NewWorkflow = Schemas["WorkflowIn"];
 export type NewJob = Schemas["JobIn"];
 export type JobParameters = Schemas["ParametersIn"];
 export type SystemStatus = Schemas["Status"];
+export type LogPage = Schemas["Log"];
+export type LogLine = Schemas["LogLine"];
 /** Outlines in a rectangle: flat [x0, y0, x1, y1, …] in level-0 pixels. */
 export type CellOutlines = Schemas["Cells"];
 /** RFC 9457, with what the project adds. */

@@ -3,9 +3,10 @@
 import { useState } from "preact/hooks";
 import { problemOf } from "../api/problem";
 import type { Job, Problem, Stage } from "../api/types";
-import { count, jobTitle } from "../format";
+import { count, expected, jobTitle } from "../format";
 import { api } from "../session";
 import { ErrorPanel } from "./error-panel";
+import { JobLog } from "./job-log";
 import { ProgressBar } from "./progress-bar";
 import { StatusChip } from "./status-chip";
 
@@ -30,7 +31,8 @@ export function JobCard({ job, selected, onSelect }: Properties) {
     }
   };
   const client = api.value;
-  const open = job.status === "PENDING" || job.status === "RUNNING";
+  const draft = job.status === "DRAFT";
+  const open = draft || job.status === "PENDING" || job.status === "RUNNING";
   const again = job.status === "FAILED" || job.status === "CANCELLED";
   return (
     <article
@@ -59,6 +61,12 @@ export function JobCard({ job, selected, onSelect }: Properties) {
       {job.waiting_for ? (
         <p class="waiting-for" data-testid="waiting-for" data-kind={job.waiting_for.kind}>
           {job.waiting_for.detail}
+          {job.waiting_for.estimated_start ? (
+            <span class="muted" data-testid="estimated-start">
+              {" "}
+              Starts {expected(job.waiting_for.estimated_start, Date.now())}.
+            </span>
+          ) : null}
         </p>
       ) : null}
       {job.error ? (
@@ -67,6 +75,7 @@ export function JobCard({ job, selected, onSelect }: Properties) {
         </p>
       ) : null}
       {problem ? <ErrorPanel problem={problem} onDismiss={() => setProblem(null)} /> : null}
+      {job.attempt > 0 ? <JobLog job={job} /> : null}
       <footer class="row">
         {selected ? null : (
           <button type="button" class="quiet small" data-testid="select-job" onClick={onSelect}>
@@ -74,6 +83,11 @@ export function JobCard({ job, selected, onSelect }: Properties) {
           </button>
         )}
         <span class="spacer" />
+        {draft ? (
+          <button type="button" class="small" data-testid="start-job" disabled={busy} onClick={() => void act((id) => client.start(id))}>
+            Start
+          </button>
+        ) : null}
         {open ? (
           <button type="button" class="quiet small" data-testid="cancel-job" disabled={busy} onClick={() => void act((id) => client.cancel(id))}>
             Cancel

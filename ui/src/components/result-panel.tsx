@@ -96,16 +96,20 @@ function StageSeconds({ stages }: { stages: Record<string, number> }) {
   );
 }
 
+// No file has such a name.
+const ALL = "/";
+
 function Artifacts({ job, artifacts }: { job: Job; artifacts: readonly Artifact[] }) {
   const [problem, setProblem] = useState<Problem | null>(null);
   const [busy, setBusy] = useState<string | null>(null);
   if (!artifacts.length) return null;
   const client = api.value;
-  const save = async (artifact: Artifact): Promise<void> => {
-    setBusy(artifact.name);
+  const saveAll = (): Promise<void> => save(ALL, paths.archive(job.id), `${job.key}.zip`);
+  const save = async (what: string, path: string, name: string): Promise<void> => {
+    setBusy(what);
     setProblem(null);
     try {
-      saveAs(await client.blob(paths.artifact(job.id, artifact.name)), artifact.name);
+      saveAs(await client.blob(path), name);
     } catch (error) {
       setProblem(problemOf(error));
     } finally {
@@ -125,7 +129,7 @@ function Artifacts({ job, artifacts }: { job: Job; artifacts: readonly Artifact[
               data-name={artifact.name}
               title={`SHA-256 ${artifact.sha256}`}
               disabled={busy === artifact.name}
-              onClick={() => void save(artifact)}
+              onClick={() => void save(artifact.name, paths.artifact(job.id, artifact.name), artifact.name)}
             >
               <span>{artifact.name}</span>
               <span class="muted">{busy === artifact.name ? "fetching…" : bytes(artifact.size_bytes)}</span>
@@ -133,6 +137,9 @@ function Artifacts({ job, artifacts }: { job: Job; artifacts: readonly Artifact[
           </li>
         ))}
       </ul>
+      <button type="button" class="quiet small" data-testid="archive" disabled={busy === ALL} onClick={() => void saveAll()}>
+        {busy === ALL ? "fetching…" : "All of them, with a mask of each tile (zip)"}
+      </button>
       {problem ? <ErrorPanel problem={problem} onDismiss={() => setProblem(null)} /> : null}
     </div>
   );

@@ -27,7 +27,7 @@ export function workflowFor(recipe: Recipe, slide: Slide, parameters: JobParamet
     tissue: [job("tissue", "TISSUE_MASK")],
     "whole-slide": [job("whole-slide", "INSTANSEG_WSI")],
   };
-  return { name: `${NAMES[recipe]}, ${slide.filename}`, jobs: jobs[recipe] };
+  return { name: `${NAMES[recipe]}, ${slide.filename}`, jobs: jobs[recipe], draft: false };
 }
 
 /** What the gateway takes for the size of a pixel, in µm. */
