@@ -27,7 +27,8 @@ _ZIP: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
         "description": "README.txt, every artifact, and masks/<row>-<column>.png for each tile with cells.",
-    }
+    },
+    **etag.NOT_MODIFIED,
 }
 
 

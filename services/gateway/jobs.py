@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -18,7 +18,7 @@ from services.gateway import cells, present, views
 from services.gateway.context import Context, Gateway
 from services.gateway.deletion import check_files
 from services.gateway.documents import JobsIn, WorkflowJobIn
-from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
+from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer, known
 from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.user import LinkUser, User
 from services.gateway.workflows import IdempotencyKey, add
@@ -34,7 +34,10 @@ _reading = asyncio.Semaphore(2)
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": _BINARY}, "description": "The file, in its own media type."}
+    200: {"content": {"application/octet-stream": _BINARY}, "description": "The file, in its own media type."},
+    206: {"content": {"application/octet-stream": _BINARY}, "description": "The part that `Range` asks for."},
+    416: {"description": "The file has no such part."},
+    **NOT_MODIFIED,
 }
 _PREVIEW: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": _BINARY}, "description": "A picture."},
@@ -115,9 +118,16 @@ async def result(job_id: str, user: LinkUser, gateway: Context, request: Request
     _finished(record.job)
     summary = None
     if record.job.artifacts_deleted_at is None:
-        path = gateway.artifacts.path(job_id, record.job.attempt, SUMMARY)
-        summary = orjson.loads(await asyncio.to_thread(path.read_bytes))
+        summary = await asyncio.to_thread(_summary, gateway.artifacts.path(job_id, record.job.attempt, SUMMARY))
     return answer(request, Rendered.of(present.manifest(record, summary)))
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    """What the job wrote; None if it is being deleted at the moment."""
+    try:
+        return cast("dict[str, Any]", orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
 
 
 @router.get("/jobs/{job_id}/preview", response_class=Response, responses=_PREVIEW, summary="A finished job in small")
@@ -132,10 +142,17 @@ async def _commanded(gateway: Gateway, user: str, job_id: str, command: Command)
     return accepted((await gateway.showing.job(user, job_id)).rendered)
 
 
-@router.get("/jobs/{job_id}/artifacts", summary="The files of a finished job")
-async def artifacts(job_id: str, user: User, gateway: Context) -> list[views.Artifact]:
-    """List the job's files; empty until it succeeded."""
-    return present.artifacts((await gateway.queries.job(user, job_id)).job)
+@router.get(
+    "/jobs/{job_id}/artifacts",
+    response_model=list[views.Artifact],
+    responses=NOT_MODIFIED,
+    summary="The files of a finished job",
+)
+async def artifacts(job_id: str, user: User, gateway: Context, request: Request) -> Response:
+    """List the job's files; empty until it succeeded, and again once they were deleted."""
+    record = await gateway.queries.job(user, job_id)
+    gone = record.job.artifacts_deleted_at is not None
+    return answer(request, Rendered.of([] if gone else present.artifacts(record.job)))
 
 
 @router.get(
@@ -182,10 +199,10 @@ def _finished(record: Job) -> None:
         raise Conflict(f"The job is {record.status}; it has a result when it has SUCCEEDED.")
 
 
-def _described(record: Job, name: str) -> views.Artifact:
+def _described(record: Job, name: str) -> dict[str, Any]:
     """What the result says about a file. Only names that it knows ever reach the disk."""
     for described in present.artifacts(record):
-        if described.name == name:
+        if described["name"] == name:
             return described
     raise NotFound(f"This job has no artifact named {name[:80]!r}.")
 
@@ -193,12 +210,12 @@ def _described(record: Job, name: str) -> views.Artifact:
 async def _artifact(gateway: Gateway, record: Job, name: str, request: Request) -> Response:
     described = _described(record, name)
     headers = {
-        "ETag": f'"{described.sha256}"',
+        "ETag": f'"{described["sha256"]}"',
         "Cache-Control": "private, no-cache",
         "Vary": "X-User-ID",
         "Content-Security-Policy": "sandbox; default-src 'none'; img-src 'self'; style-src 'unsafe-inline'",
     }
-    if headers["ETag"] in {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}:
+    if known(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     path = gateway.artifacts.path(record.job_id, record.attempt, name)
-    return FileResponse(path, media_type=described.media_type, headers=headers)
+    return FileResponse(path, media_type=described["media_type"], headers=headers)

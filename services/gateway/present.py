@@ -269,10 +269,10 @@ def manifest(record: JobRecord, summary: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def artifacts(job: Job) -> list[views.Artifact]:
-    """The files of a job that succeeded, none before."""
+def artifacts(job: Job) -> list[dict[str, Any]]:
+    """`views.Artifact` of each file of a job that succeeded, none before."""
     files = job.result.artifacts if job.result is not None else ()
-    return [views.Artifact(**_artifact(job, artifact)) for artifact in files]
+    return [_artifact(job, artifact) for artifact in files]
 
 
 def _artifact(job: Job, artifact: messages.Artifact) -> dict[str, Any]:

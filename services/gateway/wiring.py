@@ -25,6 +25,7 @@ from microtome.reservations.uploads import Uploads
 from microtome.segmentation.model import load_model
 from microtome.workflows import Workflows
 from services.gateway import (
+    contract,
     files,
     health,
     history,
@@ -175,20 +176,22 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
     app = FastAPI(
         title="Microtome",
         version=version(),
-        description="Every cell on a whole slide. Errors are `application/problem+json`.",
+        description="Every cell on a whole slide. Say who you are with the header X-User-ID. Errors are "
+        "`application/problem+json` (RFC 9457); reads carry an ETag; lists come in pages.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         # `Observe` makes the one span of a request, named by its route.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={"default": {**_PROBLEM, "description": "What went wrong (RFC 9457)."}},
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=contract.operation_id,
         separate_input_output_schemas=False,
     )
     problems.install(app)
     for part in (health, slides, tus, files, logs, workflows, jobs, history, users, live):
         app.include_router(part.router, prefix=API)
     app.include_router(page.router(settings.microtome_ui_dir))
+    contract.install(app)
     app.add_middleware(
         Admission,
         gate=Gate(settings.max_in_flight),

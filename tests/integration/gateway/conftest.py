@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from PIL import Image
 
 from microtome.contracts.messages import MppSource, SlideRegistered, Stain
 from microtome.eventlog.log import Append, NewEvent
+from services.gateway import openapi
 from services.gateway.context import Gateway
-from services.gateway.settings import GatewaySettings
 from services.gateway.serving import Server
 from services.gateway.serving import server as http_server
+from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import create_app
+from tests.integration.gateway.json_schema import answer_faults
 
 SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
 
@@ -127,6 +131,27 @@ async def registered(running: Running, mpp: float | None, *, fluorescence: bool 
     return slide_id
 
 
+@cache
+def _document() -> dict[str, Any]:
+    return dict(json.loads(openapi.document()))
+
+
+async def _as_described(response: httpx.Response) -> None:
+    """Every answer that any test gets is one that the OpenAPI document describes."""
+    request = response.request
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    if media_type == "text/event-stream" or response.status_code >= 500:
+        return
+    await response.aread()
+    body: Any = response.content or None
+    if body is not None and media_type.endswith("json"):
+        body = response.json()
+    if request.method == "HEAD":
+        return
+    found = answer_faults(_document(), request.method, request.url.path, response.status_code, media_type, body)
+    assert not found, found
+
+
 @pytest.fixture
 def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
     """Starts a gateway with other settings than the usual ones."""
@@ -154,7 +179,8 @@ def start_gateway(database_url: str, nats_url: str, tmp_path: Path) -> Start:
                     pytest.fail("the gateway did not start")
                 await asyncio.sleep(0.02)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            hooks = {"response": [_as_described]}
+            async with httpx.AsyncClient(base_url=url, timeout=30, event_hooks=hooks) as client:
                 yield Running(url, app.state.gateway, chosen.microtome_data_dir, client, server)
         finally:
             server.should_exit = True

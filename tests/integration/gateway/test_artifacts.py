@@ -112,7 +112,10 @@ async def test_artifacts_are_found_by_the_names_in_the_result(gateway: Running) 
         assert file.headers["content-type"].startswith(each["media_type"])
         again = await gateway.http.get(f"{each['url']}?user=ada", headers={"If-None-Match": file.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-    assert (await gateway.get(f"/jobs/{job_id}/result")).json() == {"cells": 40000}
+    manifest = (await gateway.get(f"/jobs/{job_id}/result")).json()
+    assert manifest["summary"] == {"cells": 40000}
+    assert manifest["artifacts"] == shown["result"]["artifacts"]
+    assert (manifest["workflow_id"], manifest["attempt"]) == (submitted["id"], 1)
     part = await gateway.get(f"/jobs/{job_id}/artifacts/summary.json", headers={"Range": "bytes=1-7"})
     assert (part.status_code, part.text) == (206, '"cells"')
 
