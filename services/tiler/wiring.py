@@ -10,6 +10,7 @@ from microtome.errors import MicrotomeError
 from microtome.process import connected, until
 from microtome.segmentation.model import load_model
 from microtome.telemetry.metrics import WorkerMetrics
+from services.tiler import semaphores
 from services.tiler.clearing import clear_tile_store
 from services.tiler.decoders import Decoders
 from services.tiler.handler import PlanHandler
@@ -24,6 +25,8 @@ async def serve(stop: asyncio.Event) -> None:
     load_model(settings.instanseg_model).require_halo(settings.tile_overlap)
     async with connected("tiler", settings, warms_up=True) as process:
         metrics = WorkerMetrics(process.registry)
+        semaphores.clear()
+        semaphores.name_own()
         decoders = Decoders(settings.decoders)
         await decoders.start()
         shares = Shares(settings.credit, process.queries, process.leases)
