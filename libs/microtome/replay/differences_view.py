@@ -105,7 +105,8 @@ def _jobs(console: Console, changes: Sequence[Changed]) -> None:
     rows = left = 0
     for changed in changes:
         name = f"{changed.after.name} ({short(changed.after.workflow_id)})"
-        status = f"{_status(changed) or 'new'} → {workflows.status(changed.after).value}"
+        earlier, later = _status(changed) or "new", workflows.status(changed.after).value
+        status = later if earlier == later else f"{earlier} → {later}"
         for before, job in changed.jobs():
             if rows >= ROWS:
                 left += 1

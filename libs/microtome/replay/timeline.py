@@ -247,8 +247,11 @@ class Tracker:
                 last, planned_at=event.at, tiles_total=message.tiles_total, tiles_skipped=message.tiles_skipped
             )
         elif (outcome := _outcome(message)) is not None:
-            if isinstance(message, JobAttemptLost) and message.owner and message.owner not in last.workers:
-                last = replace(last, workers=(*last.workers, message.owner))
+            if isinstance(message, JobAttemptLost):
+                # An owner is a worker and a token of its own for the lease.
+                owner = message.owner.partition("/")[0]
+                if owner and owner not in last.workers:
+                    last = replace(last, workers=(*last.workers, owner))
             last = replace(last, ended_at=event.at, outcome=outcome[0], detail=outcome[1])
         self._attempts[-1] = last
 
