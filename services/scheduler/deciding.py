@@ -1,14 +1,16 @@
 """The scheduler's loop: fold, decide, append.
 
 Promises: it decides on what it has folded, and what it decides is appended only if every stream it
-touches is still where the fold saw it; all decisions of one look go into one transaction.
+touches is still where the fold saw it; all decisions of one look go into one transaction, or, if one of its streams
+has moved, each stream's into one of its own.
 Refuses: to keep any state that is not a fold of the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from microtome import clock
@@ -20,14 +22,14 @@ from microtome.domain.limits import Limits
 from microtome.domain.scheduling import Decision, next_wakeup, schedule
 from microtome.errors import ConcurrencyConflict, Conflict
 from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
-from microtome.eventlog.patience import Patience
+from microtome.eventlog.patience import FIRST_S, Patience
 from microtome.telemetry.tracing import span_from
 from microtome.workflows import new_event
 from services.scheduler.folding import Observe, State
 
 log = logging.getLogger(__name__)
 
-# What was appended, or won a race, becomes readable in a moment; without a wake-up it is looked for this often.
+# What was appended becomes readable in a moment; without a wake-up it is looked for at least this often.
 SETTLE_S = 0.02
 PAGE = 1000
 
@@ -89,12 +91,10 @@ class Decider:
             return False
         crash_point(CrashPoint.SCHEDULER_BEFORE_APPEND)
         asked = clock.now()
-        try:
-            appended = await self._log.append(*appends)
-        except (ConcurrencyConflict, Conflict) as lost:
-            # Somebody (a user who cancels, another scheduler) was faster, and what they did is not folded yet.
-            log.info("decisions were overtaken and are made anew: %s", lost)
-            await self._log.wait(SETTLE_S)
+        appended = await self._append(appends)
+        if not appended:
+            # What won the race is readable already, or in a moment.
+            await self._log.wait(FIRST_S)
             return False
         crash_point(CrashPoint.SCHEDULER_AFTER_APPEND_BEFORE_FOLD)
         self._ahead = appended[-1].at - (asked + (clock.now() - asked) / 2)
@@ -104,6 +104,21 @@ class Decider:
         # What was appended must be folded before the next look, or it would be decided again.
         await self._wait_for(appended)
         return True
+
+    async def _append(self, appends: Sequence[Append]) -> Sequence[StoredEvent]:
+        """Append all in one transaction; if somebody (a user who cancels, a worker that is done, another scheduler) was
+        faster in one stream, what goes into the others all the same. Return what is stored.
+        """
+        try:
+            return await self._log.append(*appends)
+        except (ConcurrencyConflict, Conflict) as lost:
+            log.info("decisions were overtaken: %s", lost)
+        stored: list[StoredEvent] = []
+        # In their order: what needs a seat or a slot that is not free after all, the schema's constraints refuse.
+        for append in appends if len(appends) > 1 else ():
+            with contextlib.suppress(ConcurrencyConflict, Conflict):
+                stored += await self._log.append(append)
+        return stored
 
     async def _wait_for(self, appended: Iterable[StoredEvent]) -> None:
         last = max(event.cursor for event in appended)

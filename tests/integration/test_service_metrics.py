@@ -81,11 +81,15 @@ async def test_the_lag_of_the_relay_is_exported_and_an_outage_does_not_end_the_a
             raise Unavailable
         return answer
 
-    asking = asyncio.create_task(SchedulerMetrics(registry).ask(MemoryBus(), Cluster, lag))
+    async def oldest_writer() -> float:
+        return 0.5
+
+    asking = asyncio.create_task(SchedulerMetrics(registry).ask(MemoryBus(), Cluster, lag, oldest_writer))
     async with asyncio.timeout(10):
         for expected in (7, 3):
             while registry.get_sample_value("relay_lag_events") != expected:
                 await asyncio.sleep(0.001)
+    assert registry.get_sample_value("log_oldest_writer_seconds") == 0.5
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
 

@@ -173,21 +173,27 @@ class Refusing:
     """A bus that takes work, but never an event."""
 
     def __init__(self) -> None:
-        self.taken: list[str] = []
+        self.taken: dict[str, str] = {}
 
     async def publish(
-        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float = 30.0,
     ) -> None:
         if subject.startswith("events."):
             raise TooLarge
-        self.taken.append(subject)
+        self.taken[message_id] = subject
 
 
 async def test_a_start_whose_event_is_refused_still_becomes_work(log: PostgresEventLog) -> None:
     await _a_workflow_begins(log)
     bus = Refusing()
     assert await Relay(log, bus, MemoryCheckpoint()).step() == 4
-    assert bus.taken == ["work.plan"]
+    assert list(bus.taken.values()) == ["work.plan"]
 
 
 async def test_work_that_is_dispatched_again_stays_in_its_trace(
