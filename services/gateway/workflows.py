@@ -72,9 +72,7 @@ async def workflows(
 
 
 @router.get("/workflows/{workflow_id}", response_model=views.Workflow, responses=NOT_MODIFIED, summary="One workflow")
-async def workflow(
-    workflow_id: str, user: User, gateway: Context, request: Request, at: history.At = None
-) -> Response:
+async def workflow(workflow_id: str, user: User, gateway: Context, request: Request, at: history.At = None) -> Response:
     """Show a workflow with its jobs and progress, as it is or as it was."""
     if at is not None:
         return answer(request, Rendered.of(await history.workflow_at(gateway, user, workflow_id, at)))

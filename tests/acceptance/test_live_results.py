@@ -31,7 +31,7 @@ async def test_an_empty_slide_has_no_cells_and_says_why(live: Live) -> None:
     assert (result["cells"], result["tiles_processed"], result["tissue_mm2"]) == (0, 0, 0)
     assert result["tiles_skipped"] == result["tiles_total"] == 25
     assert any("Without tissue" in note for note in result["notes"])
-    assert (await user.result(job["id"]))["cells"] == 0
+    assert (await user.result(job["id"]))["summary"]["cells"] == 0
     found, _ = cells_in(await user.download(job["id"], "cells.parquet", live.folder / "cells.parquet"))
     assert found == {}
     assert (await user.cells(job["id"], (0, 0, 640, 640)))["count"] == 0
