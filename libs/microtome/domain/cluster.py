@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from microtome.contracts.messages import (
@@ -42,7 +42,9 @@ class Seat:
     number: int
     granted_at: datetime
     tiles: int = 0
-    """Work that the user's jobs finished since."""
+    """Work that the user's jobs finished since, on top of what those who were active before had the least of: who comes
+    new is level with the others, neither ahead of them nor behind.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ def evolve(cluster: Cluster, event: Message, at: datetime, stream: str) -> Clust
         return _grown(cluster, evolution.evolve(cluster.workflows.get(event.workflow_id), event, at))
     moment = cluster.moment + 1
     if isinstance(event, SeatGranted):
-        seats = {**cluster.seats, event.user_id: Seat(event.seat, at)}
+        seats = {**cluster.seats, event.user_id: Seat(event.seat, at, _level(cluster, at))}
         return replace(cluster, moment=moment, seats=seats, line=_without(cluster.line, event.user_id))
     if isinstance(event, SeatReleased):
         return _stand_up(cluster, event.user_id)
@@ -141,19 +143,33 @@ def _job(cluster: Cluster, event: AboutJob, at: datetime, stream: str) -> Cluste
     done = job.status is SUCCEEDED and all_succeeded(following)
     known = cluster.workflows.drop(workflow_id) if done else cluster.workflows.set(workflow_id, following)
     live, line = _work(cluster, following, moment)
-    user, finishes = workflow.user_id, job.status is SUCCEEDED and before.status is RUNNING
+    user = workflow.user_id
+    finishes = job.status is SUCCEEDED and before.status is RUNNING
     starts = job.status is RUNNING and before.status is not RUNNING
+    tiles = before.tiles if finishes else cluster.rates.tiles(job, job.ran) if job.ran != before.ran else 0
     return Cluster(
         moment=moment,
         workflows=known,
         live=live,
         line=line,
-        seats=_credited(cluster.seats, user, before.tiles) if finishes else cluster.seats,
+        seats=_credited(cluster.seats, user, tiles - cluster.rates.tiles(before, before.ran))
+        if tiles
+        else cluster.seats,
         running=_running(cluster, following, job, moment),
         retries=_retries(cluster.retries, job),
         last_started={**cluster.last_started, user: moment} if starts else cluster.last_started,
         rates=cluster.rates.after(replace(before, result=job.result), at) if finishes else cluster.rates,
     )
+
+
+def _level(cluster: Cluster, at: datetime) -> int:
+    """Return the least work that an active user has finished."""
+    work = {user: seat.tiles for user, seat in cluster.seats.items()}
+    for running in cluster.running.values():
+        job = cluster.workflows[running.workflow_id].jobs[running.job_id]
+        before, now = job.ran, job.ran + max(at - running.started_at, timedelta(0))
+        work[running.user_id] += cluster.rates.tiles(job, now) - cluster.rates.tiles(job, before)
+    return min(work.values(), default=0)
 
 
 def _credited(seats: Mapping[str, Seat], user: str, tiles: int) -> Mapping[str, Seat]:

@@ -75,14 +75,28 @@ def release(workflow: Workflow, job_id: str) -> tuple[Event, ...]:
 
 
 def release_all(workflow: Workflow) -> tuple[Event, ...]:
-    """Return the start of every draft, each after those that it depends on; nothing when there is none."""
+    """Return the start of every draft that can be started, each after those that it waits for; nothing when there is
+    none. Raises Conflict when none of the drafts can be started.
+    """
     drafts = {workflow.graph.turns[turn] for turn in members(workflow.by_status[DRAFT])}
+    given_up = any(job.draft and job.job_id not in drafts for job in workflow.jobs.values())
     events: list[Event] = []
+    refused: Conflict | None = None
     state = workflow
     for job_id in graph.in_order(graph.waits_for(line(workflow)), drafts and workflow.jobs):
-        if job_id in drafts:
-            events.append(JobReleased(job_id=job_id))
-            state = evolve(state, events[-1], workflow.submitted_at)
+        if job_id not in drafts:
+            continue
+        try:
+            # In this order only a draft that was cancelled can be in the way.
+            if given_up:
+                check_release(state, state.jobs[job_id])
+        except Conflict as conflict:
+            refused = conflict
+            continue
+        events.append(JobReleased(job_id=job_id))
+        state = evolve(state, events[-1], workflow.submitted_at)
+    if refused is not None and not events:
+        raise refused
     return (*events, *skips(state))
 
 
@@ -91,7 +105,8 @@ def check_release(workflow: Workflow, job: Job) -> None:
     for other_id in graph.in_order(graph.waits_for(line(workflow)), [job.job_id]):
         other = workflow.jobs[other_id]
         if other.draft and other.spec.branch == job.spec.branch and other is not job:
-            raise Conflict(f"Job {job.key!r} waits for the draft {other.key!r} of its branch; start that one first.")
+            first = "start" if other.status is DRAFT else "retry"
+            raise Conflict(f"Job {job.key!r} waits for the draft {other.key!r} of its branch; {first} that one first.")
 
 
 def line(workflow: Workflow) -> list[tuple[JobSpec, bool]]:

@@ -38,6 +38,11 @@ class Rates:
         seconds = self.per_tile(job.spec.type)
         return None if seconds is None else timedelta(seconds=seconds * job.tiles)
 
+    def tiles(self, job: Job, ran: timedelta) -> int:
+        """Return how many of its tiles a job has probably finished after it ran for a time; 0 when nothing is known."""
+        seconds = self.per_tile(job.spec.type) if ran else None
+        return min(job.tiles, int(ran.total_seconds() / seconds)) if seconds else 0
+
     def after(self, job: Job, finished_at: datetime) -> Rates:
         """Return the rates once `job`, as it was while it ran, has succeeded at `finished_at` with its result."""
         if job.started_at is None:

@@ -47,14 +47,14 @@ def _retried(workflow: Workflow, job_ids: Iterable[str]) -> tuple[Event, ...]:
     held: dict[str, None] = {}
     for job_id in job_ids:
         job = state.jobs[job_id]
-        if (obstacle := reason_to_skip(state, job)) is not None:
-            root = _to_retry(state, obstacle)
-            raise Conflict(f"Job {job.key!r} cannot run while job {root.key!r} is {root.status}; retry that one.")
-        happens(JobRetried(job_id=job_id))
         if job.draft:
             # It never had a place in the line; now it gets the last one.
-            check_release(state, state.jobs[job_id])
-            happens(JobReleased(job_id=job_id))
+            check_release(state, job)
+        again = JobReleased(job_id=job_id) if job.draft else JobRetried(job_id=job_id)
+        happens(again)
+        if (obstacle := reason_to_skip(state, state.jobs[job_id])) is not None:
+            root = _to_retry(state, obstacle)
+            raise Conflict(f"Job {job.key!r} cannot run while job {root.key!r} is {root.status}; retry that one.")
         back = [state.jobs[job_id]]
         while back:
             for turn in members(affected(state, back.pop()) & state.by_status[SKIPPED]):

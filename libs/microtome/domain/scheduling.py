@@ -2,8 +2,8 @@
 
 A job starts when, in this order: its dependencies succeeded, it is the head of its branch, its user holds a seat, a
 worker slot is free. A slot goes to the seated user who has no running job; among several, and when everybody has one,
-to the one with the least work (tiles of running jobs and of those finished since the seat was granted), then to the
-one whose last start is longest ago, then to the oldest work. Of one user's jobs the oldest goes first.
+to the one with the least work (tiles of running jobs and those finished, see `Seat.tiles`), then to the one whose last
+start is longest ago, then to the oldest work. Of one user's jobs the oldest goes first.
 
 When a seated user could start a job, has none running, and no slot is free, somebody gives one up: the user with the
 most running jobs, if more than one, their youngest; else the job that has run longest, if its time slice is over.

@@ -122,10 +122,19 @@ class History(World):
             left = [job_id for job_id, job in self.laws.lives.items() if job.status in ("PENDING", "RUNNING")]
             law(set(left) == stuck, "no job is lost", set(left) ^ stuck)
             law(not self.cluster.seats and not self.cluster.line, "nobody is active without work")
-            for name in list(self.states):
-                self.tell(name, ReleaseAll())
+            for name, workflow in list(self.states.items()):
+                given_up = [job.job_id for job in workflow.jobs.values() if job.draft and job.status == "CANCELLED"]
+                for job_id in given_up:
+                    with suppress(MicrotomeError):  # Another came to nothing, because of which it would be skipped.
+                        self.retry(job_id)
+                    self.check()
+                with suppress(*([MicrotomeError] if given_up else [])):
+                    self.tell(name, ReleaseAll())
                 self.check()
-        law(not any(job.status == "DRAFT" for job in self.laws.lives.values()), "every draft can be started")
+        waiting = [job for job in self.laws.lives.values() if job.status == "DRAFT"]
+        for job in waiting:
+            lost = any(other.draft and other.status == "CANCELLED" for other in self.states[job.flow].jobs.values())
+            law(lost, "every draft can be started", job)
 
     def _drain(self) -> None:
         for _ in range(10 * len(self.laws.lives) + 10):

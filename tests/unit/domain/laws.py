@@ -146,7 +146,7 @@ class Laws:
             case JobReleased():
                 line = self.lines.setdefault((job.flow, job.spec.branch), [])
                 law(job.spec.draft and job.spec.job_id not in line, "a draft is started once", event)
-                law(job.status in ("DRAFT", "PENDING"), "a draft is started from where it waits", event)
+                law(job.status in ("DRAFT", "CANCELLED"), "a draft is started, or retried when it was cancelled", event)
                 job.status = "PENDING"
                 line.append(job.spec.job_id)
             case ArtifactsDeleted():
