@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test lint format proto client ui chaos bench-pipeline bench-control bench-memory bench-upload mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format proto client ui chaos sim bench-pipeline bench-control bench-memory bench-upload bench-replay mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
 chaos: $(VENV)/.dev ## kill everything, again and again, while users work; ARGS="--kills 100 --seed 1"
 	@$(RUN) -m tests.chaos $(ARGS)
 
+sim: $(VENV)/.dev ## simulate whole clusters in which everything goes wrong; SEEDS=20000, ARGS="--seed 17" for one
+	@$(RUN) -m tests.simulation --seeds $(or $(SEEDS),200) --jobs $(or $(JOBS),2) $(ARGS)
+
 bench-pipeline: $(VENV)/.dev ## what the services add to the bare engine; ARGS="--slide a.svs --repeats 5"
 	@$(RUN) -m tests.bench.pipeline $(ARGS)
 
@@ -83,6 +86,9 @@ bench-memory: $(VENV)/.dev ## each service's memory on a slide of 5,000² and on
 
 bench-upload: $(VENV)/.dev ## the gateway's memory while 2 GiB are uploaded
 	@$(RUN) -m tests.bench.upload $(ARGS)
+
+bench-replay: $(VENV)/.dev ## how fast the log is folded, rebuilt and verified, in how much memory; ARGS="--events 100000"
+	@$(RUN) -m tests.bench.replay $(ARGS)
 
 mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs --size 20000 --out b.tif"
 	@$(RUN) -m microtome.slides.mosaic $(ARGS)

@@ -179,9 +179,47 @@ class Checker:
                 self.flows[workflow].add(jobs, branches)
             case JobReleased(job_id=job):
                 flow = self.flows[workflow]
-                law(flow.status[job] == "draft", "it is no draft")
+                line = flow.lines.setdefault(flow.specs[job].branch, [])
+                law(flow.status[job] in ("draft", *_BROKEN) and job not in line, "it was started before")
                 flow.status[job] = "pending"
-                flow.lines.setdefault(flow.specs[job].branch, []).append(job)
+                line.append(job)
+            case SeatGranted(user_id=user, seat=seat):
+                law(user not in seats and seat not in seats.values(), "the user has a seat, or the seat a user")
+                seats[user] = seat
+                law(len(seats) <= self.max_active_users, f"{len(seats)} users are active")
+            case SeatReleased(user_id=user, seat=seat):
+                law(seats.pop(user, None) == seat, "not this user's seat")
+                busy = [run for run in runs if run.user == user and run.end is None]
+                law(not busy, "the user still runs something")
+            case JobStarted(job_id=job, attempt=attempt, slot=slot):
+                self._start(place, workflow, job, attempt, slot, law)
+            case JobPlanned(job_id=job, attempt=attempt):
+                law(self._attempt(job) == attempt, "this attempt does not run")
+            case (
+                JobSucceeded(job_id=job, attempt=attempt)
+                | JobFailed(job_id=job, attempt=attempt)
+                | JobAttemptLost(job_id=job, attempt=attempt)
+                | JobPreempted(job_id=job, attempt=attempt)
+            ):
+                law(self._attempt(job) == attempt, "this attempt does not run")
+                again = getattr(event.message, "retry_at", None) is not None
+                outcome = _OUTCOMES[type(event.message)]
+                self._end(place, job, outcome)
+                self.flows[workflow].status[job] = "pending" if again or outcome not in _OVER else outcome
+            case JobSkipped(job_id=job, cause_job_id=cause):
+                self._skip(workflow, job, cause, law)
+            case ArtifactsDeleted(job_id=job):
+                law(self.flows[workflow].status[job] in _OVER, "it is not over")
+            case JobCancelled(job_id=job):
+                law(self.flows[workflow].status[job] not in ("succeeded", "cancelled"), "it is over")
+                if job in self.running:
+                    self._end(place, job, "cancelled")
+                self.flows[workflow].status[job] = "cancelled"
+            case JobRetried(job_id=job):
+                flow = self.flows[workflow]
+                law(flow.status[job] in _BROKEN, "nothing to retry")
+                law(job in flow.lines.get(flow.specs[job].branch, ()), "a draft is started, not retried")
+                flow.status[job] = "pending"
             case SeatGranted(user_id=user, seat=seat):
                 law(user not in seats and seat not in seats.values(), "the user has a seat, or the seat a user")
                 seats[user] = seat
@@ -296,7 +334,8 @@ class Checker:
     def _skip(self, workflow: str, job: str, cause: str, law) -> None:
         flow = self.flows[workflow]
         spec, policy = flow.specs[job], flow.policy(flow.specs[job])
-        law(flow.status[job] == "pending", f"it is {flow.status[job]}")
+        # Skipped already, it is skipped for another reason from now on.
+        law(flow.status[job] in ("pending", "skipped"), f"it is {flow.status[job]}")
         law(policy != BranchPolicy.HALT, "its branch halts")
         law(flow.status[cause] in _BROKEN, f"the cause is {flow.status[cause]}")
         needed = cause in spec.depends_on
