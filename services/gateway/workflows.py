@@ -123,6 +123,15 @@ async def retry_failed(workflow_id: str, user: User, gateway: Context) -> Respon
     return await _commanded(gateway, user, workflow_id, RetryFailed())
 
 
+@router.delete(
+    "/workflows/{workflow_id}/artifacts", status_code=204, response_class=Response, summary="Delete all files"
+)
+async def delete_artifacts(workflow_id: str, user: User, gateway: Context) -> Response:
+    """Remove what the workflow's jobs wrote; their history and their numbers stay."""
+    await gateway.deletions.artifacts_of_workflow(user, workflow_id)
+    return Response(status_code=204)
+
+
 async def add(
     gateway: Gateway, request: Request, user: str, workflow_id: str, wanted: JobsIn, idempotency_key: str | None
 ) -> tuple[str, ...]:
