@@ -49,7 +49,7 @@ def test_a_wish_that_cannot_come_true_is_refused_at_the_start(wish: str, monkeyp
         check()
 
 
-@pytest.mark.parametrize("service", ["scheduler", "tiler", "inference", "merger", "gateway"])
+@pytest.mark.parametrize("service", ["scheduler", "gateway", "tiler"])
 def test_no_service_starts_with_an_unknown_place(service: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
