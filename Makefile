@@ -81,6 +81,9 @@ bench-pipeline: $(VENV)/.dev ## what the services add to the bare engine; ARGS="
 bench-control: $(VENV)/.dev ## scheduler, log and API without pixels: 10,000 jobs, 50 users, 500 live clients
 	@$(RUN) -m tests.bench.control $(ARGS)
 
+bench-fairness: $(VENV)/.dev ## what a small job notices of another user's large ones; ARGS="--repeats 3"
+	@$(RUN) -m tests.bench.fairness $(ARGS)
+
 bench-memory: $(VENV)/.dev ## each service's memory on a slide of 5,000² and one of 20,000² pixels
 	@$(RUN) -m tests.bench.memory $(ARGS)
 
