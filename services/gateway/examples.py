@@ -352,7 +352,7 @@ DOCUMENTS: Mapping[str, Any] = {
 TEXTS: Mapping[str, str] = {
     "text/event-stream": "id: 7741:1093\nevent: event\n"
     f'data: {{"kind":"event","type":"JobStarted","job_id":"{MASK_ID}"}}\n\n',
-    "text/plain": "2026-11-22T09:30:02.611Z info tiler 2280 tiles, 1710 of them without tissue\n",
+    "text/plain": "2026-11-22T09:30:02.611Z INFO    tiler attempt 1: 2280 tiles, 1710 of them without tissue\n",
     "application/xml": '<?xml version="1.0" encoding="UTF-8"?><Image TileSize="254" Overlap="1" Format="jpeg"/>',
 }
 # By the name of the parameter.

@@ -174,6 +174,18 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     return unexpected(error, request.url.path)
 
 
+def answers(path: str, **codes: str) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: problems that are a route's own, each with an example, as `code_so_written="detail"`."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for name, detail in codes.items():
+        kind = KINDS[code := name.replace("_", "-")]
+        example = {"type": f"urn:microtome:problem:{code}", "title": kind.title, "status": kind.status}
+        example |= {"detail": detail, "instance": path, "code": code, "transient": kind.transient}
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+        described[kind.status] = {"description": kind.meaning, "content": {MEDIA_TYPE: content}}
+    return described
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem document."""
     app.add_exception_handler(MicrotomeError, _on_microtome_error)

@@ -16,7 +16,7 @@ from microtome.contracts.messages import SlideRegistered
 from microtome.errors import InvalidRequest, NotFound
 from microtome.readmodels.listing import SlideFilter
 from microtome.slides.deepzoom import TILE_SIZE, DeepZoom
-from services.gateway import present, views
+from services.gateway import present, problems, views
 from services.gateway.context import Context, Gateway
 from services.gateway.documents import Mpp
 from services.gateway.etag import NOT_MODIFIED, Rendered, answer, known
@@ -54,6 +54,11 @@ _JPEG_PNG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": _BINARY, "image/png": _BINARY}, "description": "A picture."},
     **NOT_MODIFIED,
 }
+_IN_USE = problems.answers(
+    "/api/v1/slides/7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+    slide_in_use="Jobs that are not finished need this slide: 'cells' (0d3c8f6a-6a0e-4d6b-9d0b-5a0a4a9d1e27). Cancel "
+    "them, or wait for them, and delete it then.",
+)
 _XML: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/xml": {"schema": {"type": "string"}}}, "description": "The descriptor."}
 }
@@ -137,7 +142,9 @@ async def slide(slide_id: str, user: User, gateway: Context, request: Request) -
     return answer(request, Rendered.of(present.slide(record).model_dump()))
 
 
-@router.delete("/slides/{slide_id}", status_code=204, response_class=Response, summary="Delete a slide")
+@router.delete(
+    "/slides/{slide_id}", status_code=204, response_class=Response, responses=_IN_USE, summary="Delete a slide"
+)
 async def delete(slide_id: str, user: User, gateway: Context) -> Response:
     """Remove a slide's pixels. What was found on it stays. Refused while jobs that are not finished need it."""
     await gateway.deletions.slide(user, slide_id)

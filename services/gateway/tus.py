@@ -231,7 +231,18 @@ async def head(upload_id: str, request: Request, user: User, gateway: Context) -
     "/uploads/{upload_id}",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "Stored.", **_said("Upload-Offset", "Upload-Expires", "Microtome-Slide-Id")}},
+    responses={
+        204: {"description": "Stored.", **_said("Upload-Offset", "Upload-Expires", "Microtome-Slide-Id")},
+        **problems.answers(
+            "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+            request_timeout="Nothing came for 60 seconds.",
+            offset_mismatch="The upload has 67108864 bytes; continue there.",
+            upload_expired="Nobody continued this upload for too long; begin it anew.",
+            unsupported_media_type="The bytes are sent with Content-Type: application/offset+octet-stream.",
+            upload_locked="Another request is writing to this upload; try again in a moment.",
+            chunk_checksum_mismatch="A piece of the upload arrived damaged and was dropped; send it again.",
+        ),
+    },
     openapi_extra=_asked("Upload-Offset", "Upload-Checksum", body=True),
     summary="Send a piece of an upload (tus)",
 )
