@@ -2,8 +2,8 @@
 
 Promises: every event of the log reaches the bus at least once and in log order, each under its
 event id as message id, so that the bus keeps one; a started attempt also becomes a `PlanWork`.
-A page goes out at once, each event on the condition that the one before it is the newest that the stream holds; only
-if that fails they go one by one. The checkpoint follows when the bus has them all.
+A page goes out at once after its first event, each on the condition that the one before it is the newest that the
+stream holds; only if that fails they go one by one. The checkpoint follows when the bus has them all.
 The bus forgets message ids after two minutes; a relay that was down for longer after a crash may
 double its last page, which readers tell by `microtome-cursor` and workers by their leases.
 An event that the bus will never take (too large, no possible subject) is logged as an error, counted and passed
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from microtome import clock
@@ -81,8 +82,11 @@ class Relay:
         may be published again.
         """
         events = await self._log.read_all(await self._checkpoint.load(), limit)
+        if events:
+            # The first alone: a bus that is away, or has to be set up again, shows that here, once.
+            await self._publish(events[0])
         if not await self._publish_together(events):
-            for event in events:
+            for event in events[1:]:
                 await self._publish(event)
         if events:
             crash_point(CrashPoint.RELAY_AFTER_PUBLISH_BEFORE_CHECKPOINT)
@@ -126,20 +130,20 @@ class Relay:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _publish_together(self, events: Sequence[StoredEvent]) -> bool:
-        """Publish a page without waiting for one answer before the next; say whether the bus has all of it.
+        """Publish a page, the first of which the bus has, without waiting for one answer before the next; say whether
+        the bus has all of it.
 
         Sent in order, they are stored in order: where one is missing, the bus takes none that follow.
         """
         sending: list[Coroutine[None, None, None]] = []
-        before: str | None = None
         try:
-            for event in events:
+            for before, event in pairwise(events):
                 if isinstance(event.message, JobStarted):
-                    sending.append(self._dispatch(event, f"{event.event_id}:plan"))
-                condition = {AFTER: before} if before is not None else {}
-                message_id = before = str(event.event_id)
-                subject = event_subject(event)
-                sending.append(self._send(event, subject, event.message, message_id, condition, deadline_s=0.0))
+                    sending.append(self._dispatch(event, f"{event.event_id}:plan", deadline_s=0.0))
+                subject, condition = event_subject(event), {AFTER: str(before.event_id)}
+                sending.append(
+                    self._send(event, subject, event.message, str(event.event_id), condition, deadline_s=0.0)
+                )
         except InvalidRequest:
             for unsent in sending:
                 unsent.close()
