@@ -26,6 +26,7 @@ from microtome.errors import InvalidRequest, MicrotomeError, Unavailable
 
 DID_NOT_SUCCEED = 3
 INTERRUPTED = 130
+WIDE = 200
 # How long a server that is busy is asked again.
 PATIENCE_S = 60.0
 
@@ -62,7 +63,8 @@ class Commands:
     def __init__(self, api: ApiClient, options: argparse.Namespace) -> None:
         self._api = api
         self._options = options
-        self._out = Console(highlight=False)
+        # A table in a file or a pipe is not squeezed into the 80 columns of a terminal that is not there.
+        self._out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
         # What is not the answer itself goes to stderr, so that --json can be piped.
         self._aside = Console(stderr=True, highlight=False) if options.json else self._out
 
@@ -174,8 +176,9 @@ class Commands:
 
         def lines() -> None:
             for line in answer["items"]:
-                what = f"{line['time']}  attempt {line['attempt']}  {line['level']:<7}  {line['message']}"
-                self._out.print(what, markup=False, soft_wrap=True)
+                about = " ".join(f"{name}={value}" for name, value in line["about"].items())
+                what = f"{line['time']}  attempt {line['attempt']}  {line['level']:<7}  {line['message']}  {about}"
+                self._out.print(what.rstrip(), markup=False, soft_wrap=True)
 
         self._say(answer, lines)
         return 0

@@ -16,6 +16,7 @@ from microtome.client import ApiClient, ApiProblem, Job, Slide, Workflow
 from microtome.commandline.display import slide_line
 from microtome.errors import InvalidRequest
 
+_TEXTS = ("name", "file", "what about it")
 COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "cyan", "CANCELLED": "dim", "SKIPPED": "dim"}
 
 
@@ -105,15 +106,32 @@ def _result(console: Console, job: Job) -> None:
 def server(console: Console, status: dict[str, Any], me: dict[str, Any]) -> None:
     """Print how the server is doing and what is used."""
     console.print(f"Microtome {status['version']}, model {status['model']}, engine {status['engine'] or '–'}")
-    limits = ", ".join(f"{name} {value}" for name, value in status["limits"].items())
-    console.print(f"limits: {limits}", markup=False, soft_wrap=True)
+    limits = status["limits"]
+    console.print(
+        f"{limits['max_workers']} jobs at once, {limits['max_active_users']} active users; tiles of "
+        f"{limits['tile_size']} with a halo of {limits['halo']} (--json has all limits)"
+    )
     for service in status["services"]:
         colour = "green" if service["state"] == "ok" else "yellow"
         console.print(f"  [{colour}]{service['name']:<10}[/{colour}] {service['state']}: {service['detail']}")
     console.print(f"active: {', '.join(status['active_users']) or 'nobody'}")
     console.print(f"waiting for a seat: {', '.join(status['waiting_users']) or 'nobody'}")
-    for name, value in me.items():
-        console.print(f"your {name.replace('_', ' ')}: {value}", markup=False, soft_wrap=True)
+    _me(console, me)
+
+
+def _me(console: Console, me: dict[str, Any]) -> None:
+    """Print one's own standing and usage."""
+    place = f", number {me['position']} in line for a seat" if me["position"] else ""
+    console.print(f"you ({me['id']}): {me['state']}{place}; {me['running_jobs']} running, {me['pending_jobs']} waiting")
+    usage, quota = me["usage"], me["limits"]["quota_bytes"]
+    room = f" of {quota:,}" if quota else ""
+    console.print(
+        f"  {usage['slides']:,} slides, {usage['workflows']:,} workflows, {usage['bytes_stored']:,}{room} bytes stored"
+    )
+    if me["submissions"] is not None:
+        console.print(
+            f"  {me['submissions']['remaining']} of {me['submissions']['limit']} submissions possible at once"
+        )
 
 
 def _about(job: Job) -> str:
@@ -129,7 +147,8 @@ def _about(job: Job) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "id")
+        # What does not fit is cut in the columns that are text for people, never in an id.
+        table.add_column(column, no_wrap=column not in _TEXTS, overflow="fold")
     return table
 
 
