@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime
 from typing import Any
@@ -267,6 +268,43 @@ async def test_verify_finds_what_someone_changed_by_hand_and_rebuild_repairs_it(
     assert found == {("jobs", "table"), ("jobs", "log"), ("slides", "log")}
     await rebuild(database)
     assert await verify(database) == ()
+
+
+async def test_readers_and_writers_go_on_during_rebuild_and_verify(
+    log: PostgresEventLog, database: Database, queries: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told that what is there is not, no append is lost from the rows, and nothing seems to differ."""
+    monkeypatch.setattr("microtome.readmodels.rebuild.PAGE", 5)
+    await _random_history(log, random.Random(8), workflows=3, steps=30)
+    done = asyncio.Event()
+    written = 0
+
+    async def write() -> None:
+        nonlocal written
+        while not done.is_set():
+            number = written
+            await store(log, f"workflow-n{number}", submitted(f"n{number}", {"a": ("x", ())}, "user0"))
+            slot = 100_000 + number
+            await store(log, f"workflow-n{number}", JobStarted(job_id=f"n{number}-a", attempt=1, slot=slot))
+            written += 1
+            await store(log, f"slide-n{number}", slide(f"n{number}", "user0"))
+
+    async def read() -> None:
+        while not done.is_set():
+            await queries.workflow("user0", "w0")
+            await queries.workflow_of("user1", "w1-j2")
+
+    going = asyncio.gather(write(), read(), read())
+    try:
+        for _ in range(3):
+            assert await verify(database) == ()
+            await rebuild(database)
+    finally:
+        done.set()
+        await going
+    assert written >= 3
+    assert await verify(database) == ()
+    assert len((await queries.find_workflows("user0", limit=1000)).items) == written + 1
 
 
 async def _rows(database: Database) -> dict[str, list[str]]:
