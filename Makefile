@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test lint format proto client ui chaos sim bench-pipeline bench-control bench-memory bench-upload bench-replay mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test prove lint format proto client ui chaos sim bench-pipeline bench-control bench-memory bench-upload bench-replay mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ replay: $(VENV)/.runtime ## travel through the log; ARGS="--help", ARGS="timelin
 
 test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
 	@$(RUN) -m pytest $(ARGS)
+
+prove: $(VENV)/.dev ## the laws of scheduling on generated histories; HISTORIES=10000
+	@PYTHONPATH=libs:. $(RUN) -m tests.unit.domain.prove --histories $(or $(HISTORIES),10000)
 
 lint: $(VENV)/.dev ## formatting, lint, types, import contracts, generated code, the page
 	@$(RUN) -m ruff format --check .

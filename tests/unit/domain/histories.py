@@ -31,9 +31,18 @@ from tests.unit.domain.stories import Schedule, World, spec
 USERS = ("ada", "eve", "joe", "mia", "pam")
 BRANCHES = ("x", "y", "z")
 POLICIES = (BranchPolicy.HALT, BranchPolicy.SKIP, BranchPolicy.CONTINUE, BranchPolicy.UNSPECIFIED)
+# As often as a history is to see them: enough work that users and jobs are in each other's way.
 ACTIONS = (
-    *("submit", "submit", "add", "tick", "tick", "tick", "plan", "succeed", "succeed", "fail", "falter", "lose"),
-    *("cancel", "cancel_all", "retry", "retry_failed", "release", "release_all", "delete", "wait"),
+    *["submit"] * 5,
+    *["add"] * 2,
+    *["tick"] * 6,
+    *["wait"] * 4,
+    *["plan"] * 2,
+    *["succeed"] * 3,
+    *["fail"] * 2,
+    *["retry"] * 2,
+    *["release"] * 2,
+    *("falter", "lose", "cancel", "cancel_all", "retry_failed", "release_all", "delete"),
 )
 Steps = Sequence[tuple[str, int]]
 Meddle = Callable[[World, Message, str], Message | None]
