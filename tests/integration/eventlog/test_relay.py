@@ -13,9 +13,10 @@ from nats.aio.msg import Msg
 
 from microtome.bus.headers import CloudEvent
 from microtome.bus.jetstream import JetStreamBus
+from microtome.bus.topology import TOPOLOGY
 from microtome.contracts.codec import from_bytes, to_bytes
 from microtome.contracts.messages import JobStarted, PlanWork, SeatGranted, SlideRegistered
-from microtome.errors import InvalidRequest, TooLarge
+from microtome.errors import InvalidRequest, TooLarge, Unavailable
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import START, Append, Cursor, StoredEvent
 from microtome.eventlog.postgres import PostgresEventLog
@@ -238,3 +239,64 @@ async def test_a_checkpoint_never_goes_back(database: Database, kind: str) -> No
     ):
         await checkpoint.store(stored)
         assert await checkpoint.load() == expected
+
+
+class Stumbling:
+    """The real bus, but the first try at one message is lost on its way."""
+
+    def __init__(self, bus: JetStreamBus, message_id: str) -> None:
+        self._bus = bus
+        self._message_id = message_id
+        self.lost = 0
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float = 30.0,
+    ) -> None:
+        if message_id == self._message_id and not self.lost:
+            self.lost += 1
+            raise Unavailable
+        await self._bus.publish(subject, payload, message_id=message_id, headers=headers, deadline_s=deadline_s)
+
+
+async def test_a_message_that_is_lost_in_the_middle_of_a_page_keeps_its_place(
+    log: PostgresEventLog, bus: JetStreamBus, fresh_nats_url: str
+) -> None:
+    for number in range(12):
+        await store(log, f"slide-s-{number}", slide(f"s-{number}"))
+    events = await log.read_all()
+    stumbling = Stumbling(bus, str(events[5].event_id))
+    assert await Relay(log, stumbling, MemoryCheckpoint()).step() == 12
+    assert stumbling.lost == 1
+    ids = [(message.headers or {})["Nats-Msg-Id"] for message in await stream(fresh_nats_url, "events.>", 12)]
+    assert ids == [str(event.event_id) for event in events]
+
+
+async def test_what_a_bus_that_forgot_its_ids_stores_twice_a_reader_tells_by_the_cursor(
+    log: PostgresEventLog, fresh_nats_url: str
+) -> None:
+    """The relay died before its checkpoint, and came back when the bus did not know the ids any more."""
+    await _a_workflow_begins(log)
+    window_s = 0.2
+    streams = tuple(replace(spec, duplicate_window_s=window_s) for spec in TOPOLOGY.streams)
+    bus = await JetStreamBus.connect(fresh_nats_url, name="test", topology=replace(TOPOLOGY, streams=streams))
+    checkpoint = MemoryCheckpoint()
+    with pytest.raises(CrashError):
+        await Relay(log, bus, CrashingCheckpoint(checkpoint)).step()
+    await asyncio.sleep(window_s * 3)
+    await store(log, "slide-s-2", slide("s-2"))
+    assert await Relay(log, bus, checkpoint).step() == 5
+    messages = await stream(fresh_nats_url, "events.>", 9)
+    seen: list[tuple[int, int]] = []
+    for message in messages:
+        cursor = CloudEvent.from_headers(message.headers or {}).cursor
+        assert cursor is not None
+        if not seen or cursor > seen[-1]:
+            seen.append(cursor)
+    assert seen == [(event.cursor.xid, event.cursor.position) for event in await log.read_all()]
+    await bus.close()
