@@ -6,6 +6,7 @@ Promises: every sub-command's help has examples that work as they stand. Refuses
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -32,6 +33,11 @@ moments
 
 def _text(text: str) -> str:
     return textwrap.dedent(text).strip("\n")
+
+
+def _paragraph(text: str) -> str:
+    """Text as wide as the terminal, but not wider than is good to read."""
+    return textwrap.fill(" ".join(text.split()), min(96, shutil.get_terminal_size().columns - 2))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,7 +124,7 @@ def _command(
     made: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help_,
-        description=_text(description),
+        description=_paragraph(description),
         epilog=f"examples\n{lines}\n{notes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -255,6 +261,11 @@ def _simulate(commands: _Commands) -> None:
             ("simulate --policy all=skip", "had failed branches been skipped"),
             ("simulate --log monday.jsonl --max-workers 2 --svg b.svg", "from an exported log, with a picture"),
         ],
+        """
+the recording
+  Its limits are those in the environment (MAX_WORKERS, MAX_ACTIVE_USERS, SEAT_TENURE, SLICE_SECONDS), else
+  what was in use. A job takes as long as it took; faults are not repeated.
+""",
     )
     command.add_argument("--max-workers", type=count, metavar="N", help="worker slots (default: as recorded)")
     command.add_argument("--max-active-users", type=count, metavar="N", help="seats (default: as recorded)")
@@ -346,7 +357,10 @@ def _import(commands: _Commands) -> None:
         commands,
         "import",
         "read an exported log into a database",
-        "Append the events of an exported log to a database. Events that are there already are left alone. Asks first.",
+        """
+        Read an exported log into a database that holds none, and make its tables from it. Ids, times and order stay;
+        positions are new. Tables are created where there are none. Asks first.
+        """,
         [
             ("import monday.jsonl --database postgresql://…/copy", "into a database of its own"),
             ("import - --yes < monday.jsonl", "from a pipe"),

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from microtome.domain.limits import Limits
 from microtome.replay.what_if import Comparison
 
 WIDTH, HEIGHT = 860, 480
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 56, 56
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 36, 56, 56
 _SHORTEST = 0.1
 _TICKS = ((0.1, "0.1 s"), (1.0, "1 s"), (10.0, "10 s"), (60.0, "1 min"), (600.0, "10 min"), (3600.0, "1 h"),
           (36_000.0, "10 h"), (864_000.0, "10 d"))  # fmt: skip
@@ -76,13 +77,19 @@ def of(comparison: Comparison) -> Chart:
     return Chart(
         "How long jobs waited",
         [
-            Curve(f"{name}, {side.limits.max_workers} workers", colour, [each.total_seconds() for each in waits])
+            Curve(f"{name}: {_rules(side.limits)}", colour, [each.total_seconds() for each in waits])
             for name, side, colour, waits in (
                 ("recorded", one, "#0969da", one.outcome.sorted()),
                 ("simulated", other, "#bf8700", other.outcome.sorted()),
             )
         ],
     )
+
+
+def _rules(limits: Limits) -> str:
+    slots, seats = limits.max_workers, limits.max_active_users
+    words = f"{slots} slot{'' if slots == 1 else 's'}, {seats} seat{'' if seats == 1 else 's'}"
+    return words if limits.seat_tenure is None else f"{words}, {limits.seat_tenure.total_seconds():g} s tenure"
 
 
 def write_svg(chart: Chart, path: Path) -> None:
@@ -105,7 +112,7 @@ def write_svg(chart: Chart, path: Path) -> None:
     for number, curve in enumerate(chart.curves):
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in chart.points(curve))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{curve.colour}" stroke-width="2.5"/>')
-        x = _LEFT + 210 * number
+        x = _LEFT + 300 * number
         parts.append(f'<path d="M{x} 43h22" stroke="{curve.colour}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 28}" y="47">{escape(curve.name)}</text>')
     path.write_text("\n".join((*parts, "</g></svg>\n")), encoding="utf-8")
@@ -136,7 +143,7 @@ def write_png(chart: Chart, path: Path) -> None:
     draw.text(at(WIDTH / 2, HEIGHT - 16), _AXIS, _INK, small, anchor="mm")
     for number, curve in enumerate(chart.curves):
         draw.line([at(*point) for point in chart.points(curve)], curve.colour, 5, joint="curve")
-        x = _LEFT + 210 * number
+        x = _LEFT + 300 * number
         draw.line([at(x, 43), at(x + 22, 43)], curve.colour, 6)
         draw.text(at(x + 28, 43), curve.name, _INK, small, anchor="lm")
     image.save(path, format="PNG")

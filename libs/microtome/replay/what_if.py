@@ -2,8 +2,8 @@
 
 Promises: the recorded side is read off the log's own events, the simulated one comes from the domain's own rules; both
 are measured alike. The log is read once, page by page; in memory are the wishes and one record per job.
-Refuses: to imagine faults. Attempts that failed for a moment or were lost cost nothing in the simulation, and it says
-how many there were.
+Refuses: to imagine faults. It says how many attempts were lost (their time counts as work, since their tiles were
+found again) and failed for a moment (theirs does not).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from microtome.eventlog.log import StoredEvent
 from microtome.replay.fold import in_use
 
 _PAGE = 1000
+LOST, FAILED = "lost", "failed for a moment"
 SHARES = (0.5, 0.9, 0.99, 1.0)
 POLICIES = {"halt": BranchPolicy.HALT, "skip": BranchPolicy.SKIP, "continue": BranchPolicy.CONTINUE}
 
@@ -136,9 +137,9 @@ class _Watched:
             self.ledger.take(Step(last, event.stream, cast("Event", event.message), before, self._cluster))
             self.limits = in_use(self.limits, event)
             if isinstance(event.message, JobAttemptLost):
-                self.faults["lost"] += 1
+                self.faults[LOST] += 1
             elif isinstance(event.message, JobFailed) and event.message.retry_at is not None:
-                self.faults["failed for a moment"] += 1
+                self.faults[FAILED] += 1
             yield event.message, event.at, event.stream
 
 

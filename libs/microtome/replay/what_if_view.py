@@ -15,11 +15,13 @@ from microtome.domain.limits import Limits
 from microtome.domain.simulation import Outcome, Wait
 from microtome.replay import output
 from microtome.replay.bars import bar
-from microtome.replay.describe import counted, span
-from microtome.replay.what_if import SHARES, Comparison, Side, quantile
+from microtome.replay.describe import span
+from microtome.replay.what_if import FAILED, LOST, SHARES, Comparison, Side, quantile
 
 USERS = 20
 """Users that are listed on a terminal; JSON has all of them."""
+# Changes of less than this are not worth a word.
+_SAME = 0.005
 _RECORDED, _SIMULATED = "blue", "yellow"
 # Edges of the histogram's classes in seconds: those that people think in.
 _EDGES = (1.0, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -86,6 +88,8 @@ def _change(one: timedelta | None, other: timedelta | None) -> Text:
     if max(one, other) < timedelta(seconds=0.1) or not one:
         return Text(f"{'+' if other > one else '−'}{span(abs(other - one))}", "dim")
     ratio = other / one
+    if abs(ratio - 1) < _SAME:
+        return Text("")
     return Text(f"{ratio - 1:+.0%}".replace("-", "−"), "green" if ratio < 1 else "red")
 
 
@@ -112,7 +116,7 @@ def _histogram(console: Console, recorded: Outcome, simulated: Outcome) -> None:
     sides = [[each.total_seconds() for each in outcome.sorted()] for outcome in (recorded, simulated)]
     longest = max((values[-1] for values in sides if values), default=0.0)
     # As many classes as it takes to the longest, but always some.
-    edges = [edge for edge in _EDGES if edge <= max(longest, 2)]
+    edges = _EDGES[: 1 + sum(edge <= max(longest, 1) for edge in _EDGES)]
     counts = [_classes(values, edges) for values in sides]
     most = max((*counts[0], *counts[1], 1))
     width = max(10, min(40, (console.width - 50) // 2))
@@ -135,7 +139,7 @@ def _classes(values: Sequence[float], edges: Sequence[float]) -> list[int]:
     counts = [0] * (len(edges) + 1)
     for value in values:
         counts[sum(value >= edge for edge in edges)] += 1
-    return counts
+    return counts if len(edges) == len(_EDGES) else counts[:-1]
 
 
 def _class_name(edges: Sequence[float], number: int) -> str:
@@ -157,8 +161,7 @@ def _caveats(console: Console, comparison: Comparison) -> None:
     if comparison.same_rules and (errors := comparison.start_errors()):
         half, most = (span(quantile(errors, share) or 0.0) for share in (0.5, 0.99))
         console.print(f"\nSimulated starts differ from the recorded ones by {half} (p50) and {most} (p99).")
-    if comparison.faults:
-        console.print(
-            f"\nNot simulated: attempts that were {counted(comparison.faults)}. The time that they took is not in it.",
-            style="dim",
-        )
+    for fault, counts in ((LOST, "counts as work"), (FAILED, "is not in it")):
+        if number := comparison.faults.get(fault):
+            attempts = f"{number:,} attempt{'' if number == 1 else 's'} {fault}"
+            console.print(f"\nNot simulated: {attempts}; the time that was spent {counts}.", style="dim")
