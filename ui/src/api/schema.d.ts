@@ -77,7 +77,7 @@ export interface paths {
         };
         /**
          * The files of a finished job
-         * @description List the job's files; empty until it succeeded.
+         * @description List the job's files; empty until it succeeded, and again once they were deleted.
          */
         get: operations["jobs_artifacts"];
         put?: never;
@@ -643,6 +643,26 @@ export interface paths {
         put?: never;
         post?: never;
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/workflows/{workflow_id}/artifacts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete all files
+         * @description Remove what the workflow's jobs wrote; their history and their numbers stay.
+         */
+        delete: operations["workflows_delete_artifacts"];
         options?: never;
         head?: never;
         patch?: never;
@@ -2711,6 +2731,13 @@ export interface operations {
                     "application/json": components["schemas"]["Artifact"][];
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
             401: components["responses"]["Problem401"];
             404: components["responses"]["Problem404"];
             422: components["responses"]["Problem422"];
@@ -2820,6 +2847,13 @@ export interface operations {
                     "application/zip": string;
                 };
             };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
             401: components["responses"]["Problem401"];
             404: components["responses"]["Problem404"];
             409: components["responses"]["Problem409"];
@@ -2880,9 +2914,32 @@ export interface operations {
                     "application/octet-stream": string;
                 };
             };
+            /** @description The part that `Range` asks for. */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description The client has this answer already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
             401: components["responses"]["Problem401"];
             404: components["responses"]["Problem404"];
             409: components["responses"]["Problem409"];
+            /** @description The file has no such part. */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
@@ -3230,7 +3287,7 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["Log"];
-                    /** @example 2026-11-22T09:30:02.611Z info tiler 2280 tiles, 1710 of them without tissue */
+                    /** @example 2026-11-22T09:30:02.611Z INFO    tiler attempt 1: 2280 tiles, 1710 of them without tissue */
                     "text/plain": string;
                 };
             };
@@ -4189,6 +4246,26 @@ export interface operations {
             };
             401: components["responses"]["Problem401"];
             404: components["responses"]["Problem404"];
+            /** @description Jobs that are not finished need the slide. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "slide-in-use",
+                     *       "detail": "Jobs that are not finished need this slide: 'cells' (0d3c8f6a-6a0e-4d6b-9d0b-5a0a4a9d1e27). Cancel them, or wait for them, and delete it then.",
+                     *       "instance": "/api/v1/slides/7f0f2f0e-4c8c-4b0e-9d5e-2f4b1b8a6c11",
+                     *       "status": 409,
+                     *       "title": "Slide in use",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:slide-in-use"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
@@ -5028,8 +5105,128 @@ export interface operations {
             };
             401: components["responses"]["Problem401"];
             404: components["responses"]["Problem404"];
+            /** @description The body of the request stopped coming. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "request-timeout",
+                     *       "detail": "Nothing came for 60 seconds.",
+                     *       "instance": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "status": 408,
+                     *       "title": "Request timeout",
+                     *       "transient": true,
+                     *       "type": "urn:microtome:problem:request-timeout"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The chunk does not begin where the upload ends. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "offset-mismatch",
+                     *       "detail": "The upload has 67108864 bytes; continue there.",
+                     *       "instance": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "status": 409,
+                     *       "title": "Wrong offset",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:offset-mismatch"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nobody continued the upload for too long. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "upload-expired",
+                     *       "detail": "Nobody continued this upload for too long; begin it anew.",
+                     *       "instance": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "status": 410,
+                     *       "title": "Upload expired",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:upload-expired"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             413: components["responses"]["Problem413"];
+            /** @description A chunk of an upload comes as `application/offset+octet-stream`. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unsupported-media-type",
+                     *       "detail": "The bytes are sent with Content-Type: application/offset+octet-stream.",
+                     *       "instance": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "status": 415,
+                     *       "title": "Unsupported media type",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unsupported-media-type"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             422: components["responses"]["Problem422"];
+            /** @description Another request writes to the same upload. */
+            423: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "upload-locked",
+                     *       "detail": "Another request is writing to this upload; try again in a moment.",
+                     *       "instance": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "status": 423,
+                     *       "title": "Upload locked",
+                     *       "transient": true,
+                     *       "type": "urn:microtome:problem:upload-locked"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A chunk was damaged on its way and not kept. */
+            460: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "chunk-checksum-mismatch",
+                     *       "detail": "A piece of the upload arrived damaged and was dropped; send it again.",
+                     *       "instance": "/api/v1/uploads/5a1c7d0e-93f2-4b6a-a8d4-0c1e2f3a4b5c",
+                     *       "status": 460,
+                     *       "title": "Checksum of a chunk mismatch",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:chunk-checksum-mismatch"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: components["responses"]["Problem503"];
             /** @description What went wrong (RFC 9457). */
             default: {
@@ -5772,6 +5969,58 @@ export interface operations {
             };
             /** @description The client has this answer already. */
             304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+            /** @description What went wrong (RFC 9457). */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "unknown-mpp",
+                     *       "detail": "Job 'cells': plain.png does not say how large its pixels are. Give parameters.mpp (µm per pixel, if you know it) or parameters.assume_mpp (if you assume it), or give them at upload.",
+                     *       "errors": [],
+                     *       "instance": "/api/v1/workflows",
+                     *       "status": 422,
+                     *       "title": "Pixel size unknown",
+                     *       "transient": false,
+                     *       "type": "urn:microtome:problem:unknown-mpp"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    workflows_delete_artifacts: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Who asks: 1 to 64 letters, digits, hyphens, underscores.
+                 * @example ada
+                 */
+                "X-User-ID"?: string | null;
+            };
+            path: {
+                /** @example 3d6f4f51-8f9e-4a2b-8c3d-5e6f7a8b9c0d */
+                workflow_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
                 headers: {
                     [name: string]: unknown;
                 };
