@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test prove lint format proto client ui chaos sim bench-pipeline bench-control bench-memory bench-upload bench-replay mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-memory bench-upload bench-replay mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ lint: $(VENV)/.dev ## formatting, lint, types, import contracts, generated code,
 	@$(VENV)/bin/lint-imports
 	@$(RUN) -m microtome.contracts.generate --check --check-breaking
 	@$(RUN) -m microtome.client.generate --check
+	@$(RUN) -m services.gateway.openapi | diff -q - proto/openapi.json >/dev/null || { echo "proto/openapi.json is stale: make contracts" >&2; exit 1; }
+	@$(RUN) -m services.gateway.asyncapi | diff -q - proto/asyncapi.yaml >/dev/null || { echo "proto/asyncapi.yaml is stale: make contracts" >&2; exit 1; }
+	@$(RUN) -m services.gateway.kinds | diff -q - docs/problems.md >/dev/null || { echo "docs/problems.md is stale: make contracts" >&2; exit 1; }
 	@$(RUN) ui/check.py
 
 format: $(VENV)/.dev ## format the code and fix what can be fixed
@@ -68,6 +71,11 @@ proto: $(VENV)/.dev ## generate the contracts from proto/
 
 client: $(VENV)/.dev ## generate the client's types from proto/openapi.json
 	@$(RUN) -m microtome.client.generate
+
+contracts: $(VENV)/.dev ## write proto/openapi.json, proto/asyncapi.yaml and docs/problems.md from the code
+	@$(RUN) -m services.gateway.openapi > proto/openapi.json
+	@$(RUN) -m services.gateway.asyncapi > proto/asyncapi.yaml
+	@$(RUN) -m services.gateway.kinds > docs/problems.md
 
 ui: $(VENV)/.dev ## check the dashboard and build it into ui/dist (committed)
 	@$(RUN) ui/check.py --write

@@ -52,7 +52,7 @@ _SCALARS: Mapping[int, Json] = {
     FieldDescriptor.TYPE_INT64: {"type": "string", "pattern": "^-?[0-9]+$"},
     FieldDescriptor.TYPE_UINT64: {"type": "string", "pattern": "^[0-9]+$"},
 }
-_LIVE = {
+_LIVE: Mapping[str, tuple[str, type[BaseModel]]] = {
     "workflow": ("workflows/{workflow_id}", live_messages.WorkflowSnapshot),
     "job": ("jobs/{job_id}", live_messages.JobSnapshot),
     "me": ("me", live_messages.MySnapshot),
