@@ -175,7 +175,7 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
 
 
 def answers(path: str, **codes: str) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: problems that are a route's own, each with an example, as `code_so_written="detail"`."""
+    """For the OpenAPI document: a route's own problems, each with an example, as `code_so_written="detail"`."""
     described: dict[int | str, dict[str, Any]] = {}
     for name, detail in codes.items():
         kind = KINDS[code := name.replace("_", "-")]
