@@ -107,11 +107,18 @@ async def measure(home: Path, repeats: int, most: int) -> dict[str, Any]:
     return {
         **{f"b_{named[jobs]}_s": round(value, 3) for jobs, value in seconds.items()},
         **{f"factor_{named[jobs]}": round(value / seconds[0], 3) for jobs, value in seconds.items() if jobs},
+        # In tiles instead of seconds: what the network did from B's wish to B's end, over B's own part of it. What else
+        # this machine does at the time does not show in it.
+        **{f"factor_in_tiles_{named[jobs]}": round(_in_tiles(those), 3) for jobs, those in runs.items() if jobs},
         "b_tiles": runs[0][0]["tiles"],
         "a_tiles_each": (LARGE[0] // CORE) * (LARGE[1] // CORE),
         "repeats": repeats,
         "machine": machine.facts(),
     }
+
+
+def _in_tiles(runs: list[dict[str, Any]]) -> float:
+    return statistics.median((run["tiles"] + run["tiles_of_a_meanwhile"]) / run["tiles"] for run in runs)
 
 
 def main() -> int:
