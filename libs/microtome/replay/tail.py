@@ -105,6 +105,7 @@ class Printer:
         self._json = json
         self._names = Names()
         self._known: set[str] = set()
+        self._knows_all = False
 
     async def print(self, event: StoredEvent, document: dict[str, object]) -> None:
         """Print one event; `document` is its JSON."""
@@ -130,10 +131,13 @@ class Printer:
         self._names.learn(event.message)
         if event.stream.startswith(STREAM_PREFIX) and event.stream not in self._known:
             self._known.add(event.stream)
-            if event.version > 1 and isinstance(self._history, DatabaseHistory):
-                submitted = self._history.events(streams=[event.stream], types=["WorkflowSubmitted", "JobsAdded"])
-                async for earlier in submitted:
-                    self._names.learn(earlier.message)
+            if event.version == 1 or self._knows_all:
+                return
+            # A file has no index: there it costs the same to learn the names of all.
+            self._knows_all = not isinstance(self._history, DatabaseHistory)
+            streams = None if self._knows_all else [event.stream]
+            async for earlier in self._history.events(streams=streams, types=["WorkflowSubmitted", "JobsAdded"]):
+                self._names.learn(earlier.message)
 
 
 def _time(at: datetime) -> str:

@@ -218,6 +218,7 @@ def test_an_exported_log_is_read_as_the_database_is(replay: Replay, tmp_path: Pa
     assert {**live, "as_of": None} == {**past, "as_of": None}
     shown = json.loads(replay("show", "cohort", "--json", *log).stdout)
     assert [job["status"] for job in shown["jobs"]] == ["SUCCEEDED", "PENDING"]
+    assert "first (cohort.first): 12 tiles" in replay("tail", "--type", "JobPlanned", *log).stdout
     assert "does not grow" in replay("tail", "--follow", *log).stderr
     file.write_text(file.read_text() + "{}\n")
     damaged = replay("show", "cohort", *log)
