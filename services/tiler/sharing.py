@@ -70,6 +70,8 @@ class Shares:
                     self._elsewhere = await self._feeding()
                 except MicrotomeError as error:
                     log.warning("what other tilers feed is unknown: %s", error)
+            else:
+                self._elsewhere = {}
             await asyncio.sleep(LOOK_S)
 
     async def _feeding(self) -> dict[str, str]:
