@@ -38,7 +38,8 @@ _TYPICAL: Mapping[int, str] = {
     429: "rate-limited",
     503: "unavailable",
 }
-_SUBMITTING = frozenset({"workflows_submit", "workflows_add_jobs", "jobs_create"})
+_ADDING = "workflows_add_jobs"
+_SUBMITTING = frozenset({"workflows_submit", _ADDING, "jobs_create"})
 _READY = ("/result", "/preview", "/cells", "/artifacts/{name}", "/artifacts.zip")
 
 
@@ -66,6 +67,10 @@ def complete(document: Json) -> None:
     responses = document["components"].setdefault("responses", {})
     responses.update({_name(status): _problem(status, code) for status, code in _TYPICAL.items()})
     for path, method, operation in operations(document):
+        if operation["operationId"] == _ADDING:
+            # The model takes a bare job, too, and names its fields as those of the first of many.
+            content = operation["requestBody"]["content"]["application/json"]
+            content["schema"] = {"anyOf": [{"$ref": f"{_REFERENCE}{name}"} for name in ("JobsIn", "JobIn")]}
         for status in _statuses(path, method, operation):
             operation["responses"][str(status)] = {"$ref": f"#/components/responses/{_name(status)}"}
         for parameter in operation.get("parameters", ()):

@@ -118,11 +118,16 @@ class WorkflowIn(_Strict):
 
 
 class JobsIn(_Strict):
-    """Jobs to be added to a workflow; in their branches they come after those that are there."""
+    """Jobs to be added to a workflow; in their branches they come after those that are there. One job may come bare."""
 
     jobs: list[JobIn] = Field(min_length=1, max_length=MAX_JOBS)
     branches: Branches = Field(default_factory=list, description="Policies of branches that are new.")
     draft: bool = Field(default=False, description="Whether jobs that do not say are drafts.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return {"jobs": [value]} if isinstance(value, dict) and "key" in value and "jobs" not in value else value
 
 
 class WorkflowJobIn(JobIn):

@@ -35,7 +35,9 @@ class FieldProblem(View):
 
 
 class Problem(View):
-    """An error, by RFC 9457."""
+    """An error, by RFC 9457; some kinds say more, in members of their own."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str = Field(description="urn:microtome:problem:<code>")
     title: str

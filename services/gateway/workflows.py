@@ -11,7 +11,7 @@ from microtome.domain.state import WorkflowStatus
 from microtome.readmodels.listing import WorkflowFilter
 from services.gateway import history, views
 from services.gateway.context import Context, Gateway
-from services.gateway.documents import JobIn, JobsIn, WorkflowIn
+from services.gateway.documents import JobsIn, WorkflowIn
 from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
 from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.spending import spend
@@ -84,15 +84,14 @@ async def workflow(workflow_id: str, user: User, gateway: Context, request: Requ
 )
 async def add_jobs(
     workflow_id: str,
-    wanted: JobsIn | JobIn,
+    wanted: JobsIn,
     request: Request,
     user: User,
     gateway: Context,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Record further jobs, many (`{"jobs": […]}`) or a single one; they come last in their branches."""
-    many = wanted if isinstance(wanted, JobsIn) else JobsIn(jobs=[wanted])
-    await add(gateway, request, user, workflow_id, many, idempotency_key)
+    await add(gateway, request, user, workflow_id, wanted, idempotency_key)
     return accepted((await gateway.showing.workflow(user, workflow_id)).rendered)
 
 

@@ -205,7 +205,9 @@ class JobResult(TypedDict):
 
 
 class JobsIn(TypedDict):
-    """Jobs to be added to a workflow; in their branches they come after those that are there."""
+    """Jobs to be added to a workflow; in their branches they come after those that are there. One job may come
+    bare.
+    """
 
     branches: NotRequired[list[BranchIn]]
     """Policies of branches that are new."""
@@ -456,7 +458,7 @@ class Phase(TypedDict):
 
 
 class Problem(TypedDict):
-    """An error, by RFC 9457."""
+    """An error, by RFC 9457; some kinds say more, in members of their own."""
 
     code: str
     """Stable name of the kind of error."""

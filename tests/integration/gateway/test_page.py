@@ -98,7 +98,9 @@ def test_every_route_says_what_it_answers() -> None:
         for method, route in methods.items():
             assert route["summary"], (method, path)
             responses = route["responses"]
-            (good,) = [answer for status, answer in responses.items() if status.startswith("2")]
-            assert all(kind["schema"] for kind in good["content"].values()), (method, path)
+            good = next(answer for status, answer in responses.items() if status.startswith("2"))
+            assert all(kind["schema"] for kind in good.get("content", {}).values()), (method, path)
+            # Only tus, and what deletes, answers without a body.
+            assert "content" in good or method == "delete" or "/uploads" in path, (method, path)
             problem = responses["default"]["content"]["application/problem+json"]
             assert problem["schema"]["$ref"].endswith("/Problem"), (method, path)

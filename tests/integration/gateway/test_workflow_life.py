@@ -137,6 +137,8 @@ async def test_jobs_are_added_later_and_only_once(gateway: Running) -> None:
     ):
         await gateway.assert_problem(await gateway.post(path, json={"jobs": wrong}), 422, "invalid-workflow")
     await gateway.assert_problem(await gateway.post(path, json={"jobs": []}), 422, "invalid-request")
+    bare = await gateway.assert_problem(await gateway.post(path, json=job(slide, "a b")), 422, "invalid-request")
+    assert [each["field"] for each in bare["errors"]] == ["jobs.0.key"]
     assert await gateway.stored_events() == before
 
 
