@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from microtome.contracts.messages import JobAttemptLost, JobCancelled, JobFailed, JobStarted, JobSucceeded
+from microtome.contracts.messages import (
+    JobAttemptLost,
+    JobCancelled,
+    JobFailed,
+    JobPreempted,
+    JobStarted,
+    JobSucceeded,
+)
 from microtome.errors import Busy
 from microtome.eventlog.log import StoredEvent
 from microtome.leases.lease import Expired, Lease, Leases, Progress, Stage, Standing, stale
@@ -52,7 +59,7 @@ class MemoryLeases(Leases):
             case JobStarted(job_id=job_id, attempt=attempt, slot=slot):
                 workflow_id = event.stream.removeprefix("workflow-")
                 self._running[job_id] = _Running(attempt, workflow_id, event.tenant, slot, self._clock())
-            case JobSucceeded() | JobFailed() | JobAttemptLost() | JobCancelled():
+            case JobSucceeded() | JobFailed() | JobAttemptLost() | JobPreempted() | JobCancelled():
                 self._running.pop(event.message.job_id, None)
 
     async def take(self, job_id: str, attempt: int, owner: str, stage: Stage) -> Lease:

@@ -12,6 +12,7 @@ import pytest
 from microtome.contracts.messages import (
     JobAttemptLost,
     JobCancelled,
+    JobPreempted,
     JobStarted,
     JobSucceeded,
     Message,
@@ -119,6 +120,7 @@ async def test_an_expired_lease_can_be_taken_over_and_its_owner_is_fenced(world:
     [
         JobCancelled(job_id="w-a"),
         JobAttemptLost(job_id="w-a", attempt=1, reason="r"),
+        JobPreempted(job_id="w-a", attempt=1),
         JobSucceeded(job_id="w-a", attempt=1),
     ],
     ids=lambda end: type(end).__name__,
