@@ -80,6 +80,14 @@ def _name(error: asyncpg.PostgresError) -> str:
     return str(getattr(error, "constraint_name", None) or error)
 
 
+def session_settings(name: str, idle_seconds: int | None = None) -> dict[str, str]:
+    """Return what every connection of Microtome asks of the server: a name to be found by, and to be cut off when it
+    leaves a transaction open.
+    """
+    seconds = IDLE_IN_TRANSACTION_SECONDS if idle_seconds is None else idle_seconds
+    return {"application_name": name, "idle_in_transaction_session_timeout": f"{seconds}s"}
+
+
 def _write_json(value: object) -> bytes:
     return _JSONB_VERSION + orjson.dumps(value)
 
@@ -125,10 +133,7 @@ class Database:
                 reset=_as_it_was,
                 timeout=CONNECT_SECONDS,
                 command_timeout=COMMAND_SECONDS,
-                server_settings={
-                    "application_name": name,
-                    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
-                },
+                server_settings=session_settings(name),
             )
         return cls(url, pool)
 
@@ -168,10 +173,7 @@ class Database:
             connection = await asyncpg.connect(
                 self.url,
                 timeout=CONNECT_SECONDS,
-                server_settings={
-                    "application_name": "microtome-maintenance",
-                    "idle_in_transaction_session_timeout": f"{MAINTENANCE_IDLE_SECONDS}s",
-                },
+                server_settings=session_settings("microtome-maintenance", MAINTENANCE_IDLE_SECONDS),
             )
             try:
                 await prepare(connection)
@@ -234,7 +236,7 @@ class Listener:
 
     async def _listen(self) -> None:
         connection = await asyncpg.connect(
-            self._url, timeout=CONNECT_SECONDS, server_settings={"application_name": "microtome-listener"}
+            self._url, timeout=CONNECT_SECONDS, server_settings=session_settings("microtome-listener")
         )
         signals: asyncio.Queue[bool] = asyncio.Queue()
         try:

@@ -13,7 +13,7 @@ from importlib import resources
 import asyncpg
 
 from microtome.errors import ConfigurationError
-from microtome.eventlog.database import CONNECT_SECONDS, typed_errors
+from microtome.eventlog.database import CONNECT_SECONDS, session_settings, typed_errors
 
 # Applied in this order, each once, each in one transaction with its record.
 MIGRATIONS = (
@@ -55,7 +55,7 @@ async def migrate(database_url: str) -> tuple[str, ...]:
     """
     async with typed_errors():
         connection = await asyncpg.connect(
-            database_url, timeout=CONNECT_SECONDS, server_settings={"application_name": "microtome-migrate"}
+            database_url, timeout=CONNECT_SECONDS, server_settings=session_settings("microtome-migrate")
         )
     try:
         async with typed_errors():

@@ -8,9 +8,8 @@ Refuses: events out of nowhere (`Conflict`, `NotFound`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from microtome.contracts.codec import to_json
 from microtome.contracts.messages import (
@@ -27,7 +26,6 @@ from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.state import Job, Workflow
 from microtome.domain.workflow import evolve
 from microtome.errors import Conflict
-from microtome.eventlog.log import Cursor
 from microtome.readmodels.projection import artifact_bytes, branches
 
 SLIDE_PREFIX = "slide-"
@@ -55,13 +53,13 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """An event as the fold needs it."""
+class Fact(NamedTuple):
+    """An event as the fold needs it; a tuple, because there are many."""
 
     message: Message
     version: int
-    cursor: Cursor
+    xid: int
+    position: int
     at: datetime
 
 
@@ -132,7 +130,7 @@ def _workflow(stream: str, facts: Iterable[Fact]) -> Rows:
         raise Conflict(f"{stream} is about a workflow that is not there")
     row = (
         *(state.workflow_id, state.user_id, state.name, state.submitted_at),
-        *(last.version, last.cursor.xid, last.cursor.position),
+        *(last.version, last.xid, last.position),
         *(branches(state.policies), state.submitted, state.next_turn, eligibility.status(state).value),
     )
     return {"workflows": [row], "jobs": [_job(state, job, created[job.job_id]) for job in state.jobs.values()]}

@@ -90,9 +90,6 @@ class Usage:
         return self.slide_bytes + self.artifact_bytes
 
 
-_WORKFLOWS = """
-select * from workflows where user_id = $1 order by created_at desc, workflow_id limit $2
-"""
 _SUMMARY = """
 select status, count(*) as jobs from jobs group by status
 """
@@ -130,15 +127,6 @@ class Queries:
             )
         return rows.slide_record(_found(row, "slide", slide_id))
 
-    async def slides(self, user_id: str) -> tuple[SlideRecord, ...]:
-        """Return all slides of the user that are there, newest first."""
-        async with self._database.connection() as connection:
-            found = await connection.fetch(
-                "select * from slides where user_id = $1 and deleted_at is null order by registered_at desc, slide_id",
-                user_id,
-            )
-        return tuple(map(rows.slide_record, found))
-
     async def slides_by_id(self, user_id: str, slide_ids: Iterable[str]) -> tuple[SlideRecord, ...]:
         """Return those of the user's slides that are there, in no order; others are left out."""
         async with self._database.connection() as connection:
@@ -165,11 +153,6 @@ class Queries:
             )
             (record,) = await _workflows(connection, [_found(row, "workflow", workflow_id)])
         return record
-
-    async def workflows(self, user_id: str, limit: int = 50) -> tuple[WorkflowRecord, ...]:
-        """Return the user's workflows with their jobs, newest first."""
-        async with self._database.transaction("repeatable_read") as connection:
-            return await _workflows(connection, await connection.fetch(_WORKFLOWS, user_id, limit))
 
     async def find_workflows(
         self, user_id: str, wanted: WorkflowFilter = ANY_WORKFLOW, limit: int = 50, cursor: str | None = None
@@ -236,16 +219,6 @@ class Queries:
         async with self._database.connection() as connection:
             row = await connection.fetchrow("select * from jobs where job_id = $1 and user_id = $2", job_id, user_id)
         return rows.job_record(_found(row, "job", job_id))
-
-    async def unfinished(self, user_id: str) -> tuple[JobRecord, ...]:
-        """Return the user's jobs that are pending or running, in the order of submission."""
-        async with self._database.connection() as connection:
-            found = await connection.fetch(
-                "select * from jobs where user_id = $1 and status in ('PENDING', 'RUNNING') "
-                "order by created_at, workflow_id, ordinal",
-                user_id,
-            )
-        return tuple(map(rows.job_record, found))
 
     # For workers and operators: whoever's job it is.
 

@@ -22,7 +22,6 @@ from microtome.contracts.codec import from_json, message_type
 from microtome.domain.cluster import STREAM_PREFIX
 from microtome.errors import ConcurrencyConflict, Conflict
 from microtome.eventlog.database import Connection, Database, typed_errors
-from microtome.eventlog.log import Cursor
 from microtome.eventlog.upcast import UPCASTERS, Upcasters
 from microtome.readmodels.folding import COLUMNS, SEATS, SLIDE_PREFIX, Fact, Rows, Seats, fold
 from microtome.readmodels.projection import TABLES
@@ -213,7 +212,7 @@ class _Shadow:
     def _facts(self, records: Iterable[asyncpg.Record]) -> Iterable[Fact]:
         for _, version, xid, position, name, schema_version, data, at in records:
             shape = self._upcasters.upcast(name, schema_version, data)
-            yield Fact(from_json(message_type(name), shape), version, Cursor(xid, position), at)
+            yield Fact(from_json(message_type(name), shape), version, xid, position, at)
 
     def _keep(self, rows: Rows) -> None:
         for table, some in rows.items():

@@ -105,7 +105,7 @@ async def test_a_slide_comes_back_as_it_was_registered(log: PostgresEventLog, qu
     (stored,) = await store(log, "slide-slide-1", slide())
     record = await queries.slide("ada", "slide-1")
     assert (record.facts, record.registered_at) == (slide(), stored.at)
-    assert await queries.slides("ada") == (record,)
+    assert (await queries.find_slides("ada")).items == (record,)
 
 
 async def test_a_foreign_id_is_not_found_and_lists_hold_ones_own(log: PostgresEventLog, queries: Queries) -> None:
@@ -122,15 +122,15 @@ async def test_a_foreign_id_is_not_found_and_lists_hold_ones_own(log: PostgresEv
         await question("bob", identity)
         with pytest.raises(NotFound):
             await question("ada", identity)
-    assert [record.facts.slide_id for record in await queries.slides("ada")] == ["of-ada"]
-    assert [record.state.workflow_id for record in await queries.workflows("ada")] == ["of-ada"]
-    assert [record.job.job_id for record in await queries.unfinished("ada")] == ["of-ada-a"]
+    assert [record.facts.slide_id for record in (await queries.find_slides("ada")).items] == ["of-ada"]
+    assert [record.state.workflow_id for record in (await queries.find_workflows("ada")).items] == ["of-ada"]
+    assert [record.job.job_id for record in (await queries.find_jobs("ada")).items] == ["of-ada-a"]
 
 
 async def test_workflows_come_newest_first_up_to_a_limit(log: PostgresEventLog, queries: Queries) -> None:
     for number in range(4):
         await store(log, f"workflow-w{number}", submitted(f"w{number}", {"a": ("x", ()), "b": ("x", ())}))
-    records = await queries.workflows("ada", limit=3)
+    records = (await queries.find_workflows("ada", limit=3)).items
     assert [record.state.workflow_id for record in records] == ["w3", "w2", "w1"]
     assert all(list(r.state.jobs) == [f"{r.state.workflow_id}-a", f"{r.state.workflow_id}-b"] for r in records)
 
