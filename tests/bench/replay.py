@@ -200,6 +200,7 @@ def main() -> None:
     """Measure with each number of events and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 400_000])
+    parser.add_argument("--what", nargs="+", default=["fold", "rebuild", "rebuild", "verify"])
     parser.add_argument("--one", choices=["fold", "rebuild", "verify"])
     parser.add_argument("--url", default="")
     chosen = parser.parse_args()
@@ -215,7 +216,7 @@ def main() -> None:
                 asyncio.run(server.postgres.wait_ready())
                 url = server.postgres.url()
                 asyncio.run(fill(url, events))
-                for what in ("fold", "rebuild", "rebuild", "verify"):
+                for what in chosen.what:
                     found = apart(what, url)
                     name = "rebuild_of_nothing_new" if what == "rebuild" and f"rebuild_{events}" in report else what
                     line = {
