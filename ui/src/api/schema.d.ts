@@ -1137,7 +1137,7 @@ export interface components {
         };
         /**
          * JobsIn
-         * @description Jobs to be added to a workflow; in their branches they come after those that are there.
+         * @description Jobs to be added to a workflow; in their branches they come after those that are there. One job may come bare.
          */
         JobsIn: {
             /**
@@ -1562,7 +1562,7 @@ export interface components {
         };
         /**
          * Problem
-         * @description An error, by RFC 9457.
+         * @description An error, by RFC 9457; some kinds say more, in members of their own.
          */
         Problem: {
             /**
@@ -1593,6 +1593,8 @@ export interface components {
              * @description urn:microtome:problem:<code>
              */
             type: string;
+        } & {
+            [key: string]: unknown;
         };
         /**
          * Region

@@ -113,6 +113,7 @@ function facts(job: Job): string {
   const counted = job.cells !== null && (job.status !== "RUNNING" || job.tiles_processed > 0);
   if (job.cells !== null && counted && job.type !== "TISSUE_MASK") parts.push(`${count(job.cells)} cells${job.status === "RUNNING" ? " so far" : ""}`);
   if (job.attempt > 1) parts.push(`attempt ${job.attempt}`);
+  if (job.preemptions) parts.push("made way for another user and went on");
   return parts.join(", ");
 }
 
