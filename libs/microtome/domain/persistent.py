@@ -40,7 +40,8 @@ class PersistentMap(Mapping[str, V], Generic[V]):
 
     def __iter__(self) -> Iterator[str]:
         for shard in self._shards:
-            yield from shard
+            if shard:
+                yield from shard
 
     def __len__(self) -> int:
         return self._size
@@ -69,7 +70,8 @@ class PersistentMap(Mapping[str, V], Generic[V]):
     def each_value(self) -> Iterator[V]:
         """Yield the values, without looking up any key."""
         for shard in self._shards:
-            yield from shard.values()
+            if shard:
+                yield from shard.values()
 
 
 class _ShardValues(ValuesView[V]):
