@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from microtome.domain import snapshot
 from microtome.domain.cluster import STREAM_PREFIX, Cluster, evolve
-from microtome.errors import InvalidRequest
+from microtome.errors import InvalidRequest, MicrotomeError
 from microtome.eventlog.log import START, Cursor, StoredEvent
 from microtome.eventlog.snapshots import Snapshots
 
@@ -84,6 +84,9 @@ async def restore(state: State, snapshots: Snapshots) -> None:
         state.resume(kept.cursor, kept.data)
     except InvalidRequest as unreadable:
         log.warning("the snapshot is left alone, the log is folded from its start: %s", unreadable)
+    except Exception:
+        # Whatever is wrong with it, it is only a cache.
+        log.exception("the snapshot is left alone, the log is folded from its start")
     else:
         log.info("begins at the snapshot of %s, with %d workflows", kept.cursor, len(state.cluster.workflows))
 
@@ -98,11 +101,14 @@ class Keeping:
         self._kept = 0
 
     async def run(self) -> None:
-        """Look from time to time, until cancelled. Raises `Unavailable`."""
+        """Look from time to time, until cancelled; what cannot be kept is kept the next time."""
         while True:
             await asyncio.sleep(LOOK_S)
             if self._state.folded - self._kept >= self._every:
-                await self.keep()
+                try:
+                    await self.keep()
+                except MicrotomeError as error:
+                    log.warning("no snapshot is kept: %s", error)
 
     async def keep(self) -> None:
         """Store the state as it is now. Raises `Unavailable`."""

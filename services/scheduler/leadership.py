@@ -35,8 +35,6 @@ _SERVER_SETTINGS = {
     "tcp_user_timeout": str(_SERVER_PATIENCE_S * 1000),
     # Whoever leads or wants to asks every second; a session that does not ask is nobody's any more.
     "idle_session_timeout": str(_SERVER_PATIENCE_S * 1000),
-    # A client that is gone is noticed in the middle of a statement, too.
-    "client_connection_check_interval": "1000",
 }
 
 

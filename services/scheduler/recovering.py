@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from microtome import clock
+from microtome.bus.bus import Bus
+from microtome.bus.topology import MERGE
 from microtome.contracts.messages import JobStarted
 from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.workflow import LoseAttempt
@@ -111,6 +113,22 @@ class Recovery:
             return
         await self._leases.touch(expired.job_id, expired.attempt, self._dispatch_seconds)
         log.warning("nobody took an attempt; dispatched again", extra={"job_id": expired.job_id})
+
+
+def waiting_to_be_merged(leases: Leases, bus: Bus, running: Callable[[], Iterable[str]]) -> Waits:
+    """Return what says whether an attempt's message may still lie in the mergers' queue: as long as that holds one for
+    every attempt that is to be merged. With fewer, some are lost, and expired ones are dispatched again.
+
+    `running()`: ids of the jobs that run.
+    """
+
+    async def waits(expired: Expired) -> bool:
+        if expired.stage != "merge":
+            return False
+        standings = await leases.progress(running())
+        return await bus.depth(MERGE) >= sum(standing.stage == "merge" for standing in standings.values())
+
+    return waits
 
 
 async def start_of(log_: EventLog, expired: Expired) -> StoredEvent:

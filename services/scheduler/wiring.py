@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from microtome.bus.topology import MERGE
 from microtome.eventlog.snapshots import PostgresSnapshots
 from microtome.leases.lease import Expired
 from microtome.process import connected, until
@@ -17,7 +16,7 @@ from services.scheduler.dispatching import Dispatching
 from services.scheduler.folding import Keeping, State
 from services.scheduler.leadership import PostgresLeadership
 from services.scheduler.observing import SchedulerMetrics
-from services.scheduler.recovering import Recovery, start_of
+from services.scheduler.recovering import Recovery, start_of, waiting_to_be_merged
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.standing import Scheduler
 
@@ -37,9 +36,7 @@ async def serve(stop: asyncio.Event) -> None:
         async def dispatch(expired: Expired) -> None:
             await relay.dispatch_again(await start_of(process.log, expired))
 
-        async def waits(expired: Expired) -> bool:
-            return expired.stage == "merge" and await process.bus.depth(MERGE) > 0
-
+        waits = waiting_to_be_merged(process.leases, process.bus, lambda: decider.cluster.running)
         workflows = Workflows(process.log, settings.limits)
         recovery = Recovery(process.leases, workflows, dispatch, settings.dispatch_seconds, waits)
 

@@ -43,6 +43,7 @@ def main() -> int:
                 "violations": broken,
                 "seconds": round(time.perf_counter() - began, 1),
                 "virtual_hours": round(sum(outcome.virtual_s for outcome in outcomes) / 3600, 1),
+                "longest_settling_s": round(max(outcome.settled_s for outcome in outcomes)),
                 "facts": dict(sorted(facts.items())),
             }
         )

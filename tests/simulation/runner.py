@@ -44,6 +44,7 @@ def simulate(
             tell(f"{place} {event.at:%H:%M:%S.%f} {event.stream[:20]} {what}")
     events = world.postgres.log._events
     outcome.events, outcome.digest, outcome.virtual_s = len(events), digest(events), world.loop.time()
+    outcome.settled_s = world.settled
     outcome.facts = dict(Counter(type(event.message).__name__ for event in events))
     try:
         forgotten = world.judge()

@@ -107,6 +107,7 @@ def frame(
 
 async def tile(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop) -> None:
     """A tiler: plans, feeds tile after tile, hands over to the merger."""
+
     async def plan(attempt: Attempt) -> HandOver:
         job_id, tiles = attempt.job_id, attempt.context.spec.expected_tiles
         await shop.toil(0.01, 0.3)
@@ -140,6 +141,7 @@ async def tile(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop
 
 async def merge(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop) -> None:
     """A merger: makes the result and reports success."""
+
     async def handle(delivery: Delivery) -> None:
         work = from_bytes(MergeWork, delivery.payload)
 

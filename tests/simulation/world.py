@@ -17,7 +17,6 @@ from typing import Any
 from uuid import UUID
 
 from microtome.bus.memory import MemoryBroker
-from microtome.bus.topology import MERGE
 from microtome.contracts.codec import to_json
 from microtome.contracts.messages import JobsAdded, WorkflowSubmitted
 from microtome.domain.limits import Limits
@@ -31,7 +30,7 @@ from microtome.workflows import Workflows
 from services.scheduler.deciding import Decider
 from services.scheduler.dispatching import Dispatching
 from services.scheduler.folding import Keeping, State, restore
-from services.scheduler.recovering import Recovery, start_of
+from services.scheduler.recovering import Recovery, start_of, waiting_to_be_merged
 from services.scheduler.standing import Scheduler
 from tests.acceptance import laws
 from tests.simulation import workers
@@ -52,7 +51,7 @@ from tests.simulation.wires import (
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE_S = 3.0
 DISPATCH_S = 4.0
-CHAOS_S = (10.0, 30.0)
+CHAOS_S = (5.0, 16.0)
 # Backoff, dispatch and lease times many times over.
 SETTLE_S = 900.0
 SNAPSHOT_EVERY = 15
@@ -109,6 +108,8 @@ class Outcome:
     digest: str = ""
     events: int = 0
     virtual_s: float = 0.0
+    # From the end of the faults until nothing could run any more.
+    settled_s: float = 0.0
     steps: int = 0
     violations: list[str] = field(default_factory=list)
     facts: dict[str, int] = field(default_factory=dict)
@@ -149,6 +150,7 @@ class World:
             self.weather, {}, transient=chance.choice((0, 0.02, 0.1)), permanent=chance.choice((0, 0.02, 0.05))
         )
         self.book = Accounts()
+        self.settled = 0.0
         self.states: dict[str, State] = {}
         self._checker = laws.Checker(self.limits.max_workers, self.limits.max_active_users)
         self._judged = 0
@@ -212,9 +214,7 @@ class World:
         async def dispatch(expired: Expired) -> None:
             await relay.dispatch_again(await start_of(log, expired))
 
-        async def waits(expired: Expired) -> bool:
-            return expired.stage == "merge" and await bus.depth(MERGE) > 0
-
+        waits = waiting_to_be_merged(leases, bus, lambda: decider.cluster.running)
         recovery = Recovery(leases, Workflows(log, limits), dispatch, DISPATCH_S, waits)
         leadership = WiredLeadership(self.postgres, wire, process)
         keeping = Keeping(state, snapshots, every=SNAPSHOT_EVERY)
@@ -266,9 +266,11 @@ class World:
         await asyncio.sleep(quiet)
         storm.cancel()
         self.calm()
+        calmed = self.loop.time()
         deadline = self.loop.time() + SETTLE_S
         while self.loop.time() < deadline:
             await asyncio.sleep(2.0)
+            self.settled = self.loop.time() - calmed
             if not self.judge():
                 return
 

@@ -27,7 +27,7 @@ from microtome.contracts.codec import to_bytes, type_name
 from microtome.contracts.messages import JobStarted, Message, PlanWork
 from microtome.crashpoint import CrashPoint, crash_point
 from microtome.errors import ConfigurationError, InvalidRequest, MicrotomeError
-from microtome.eventlog.log import EventLog, StoredEvent
+from microtome.eventlog.log import Cursor, EventLog, StoredEvent
 from microtome.eventlog.patience import Patience
 from microtome.relay.checkpoint import Checkpoint
 
@@ -74,6 +74,8 @@ class Relay:
         self._bus = bus
         self._checkpoint = checkpoint
         self._passed_over = passed_over
+        # The checkpoint, if nothing happened that could have moved it.
+        self._reached: Cursor | None = None
 
     async def step(self, limit: int = PAGE) -> int:
         """Publish at most `limit` events and move the checkpoint; return how many, 0 at the end of the log.
@@ -81,7 +83,9 @@ class Relay:
         Raises what the log and the checkpoint raise, and `Unavailable` of the bus; nothing is lost then, some
         may be published again.
         """
-        events = await self._log.read_all(await self._checkpoint.load(), limit)
+        after = await self._checkpoint.load() if self._reached is None else self._reached
+        self._reached = None  # unless all of this step succeeds
+        events = await self._log.read_all(after, limit)
         if events:
             # The first alone: a bus that is away, or has to be set up again, shows that here, once.
             await self._publish(events[0])
@@ -91,6 +95,7 @@ class Relay:
         if events:
             crash_point(CrashPoint.RELAY_AFTER_PUBLISH_BEFORE_CHECKPOINT)
             await self._checkpoint.store(events[-1].cursor)
+        self._reached = events[-1].cursor if events else after
         return len(events)
 
     async def lag(self, limit: int = 10_000) -> int:
@@ -112,6 +117,8 @@ class Relay:
     async def run(self) -> None:
         """Publish for ever; while the log or the bus is away, try again."""
         pause = 0.1
+        # Another may have led meanwhile.
+        self._reached = None
         patience = Patience(POLL_SECONDS)
         task = asyncio.current_task()
         while True:
