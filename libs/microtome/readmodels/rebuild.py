@@ -127,6 +127,15 @@ async def _repair(connection: Connection) -> None:
         )
 
 
+def _whole(part: Sequence[asyncpg.Record]) -> int:
+    """Return how many of the events, which may be followed by more, are of streams that can be folded now."""
+    last = part[-1]["stream"]
+    if last == SEATS:
+        # The one stream that grows with the log; its fold goes on where it stopped.
+        return len(part)
+    return next((n for n in range(len(part) - 1, 0, -1) if part[n - 1]["stream"] != last), 0)
+
+
 @asynccontextmanager
 async def _shadow(database: Database, upcasters: Upcasters) -> AsyncIterator[_Shadow]:
     async with database.session() as reader, database.session() as writer, typed_errors():
@@ -169,8 +178,7 @@ class _Shadow:
                 coming = asyncio.ensure_future(cursor.fetch(PAGE))
                 await asyncio.sleep(0)
                 part += page
-                # The last stream may go on.
-                ends = next((n for n in range(len(part) - 1, 0, -1) if part[n]["stream"] != part[n - 1]["stream"]), 0)
+                ends = _whole(part)
                 self._fold(part[:ends])
                 del part[:ends]
                 await self._store(BATCH)

@@ -242,6 +242,10 @@ async def test_a_rebuild_gives_identical_rows(
     # Small pages, so that the replay pages and stops in the middle of appends.
     monkeypatch.setattr("microtome.readmodels.rebuild.PAGE", 7)
     await _random_history(log, random.Random(5), workflows=5, steps=120)
+    # The one stream that spans many pages.
+    for _ in range(20):
+        await store(log, "seats", SeatGranted(user_id="eve", seat=9), SeatReleased(user_id="eve", seat=9))
+    await seat(log, "eve", 9)
     assert await verify(database) == ()
     before = await _rows(database)
     indexes = await _structure(database)
