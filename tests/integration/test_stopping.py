@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -145,9 +145,21 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    decoders = Decoders(1)
+    yield decoders
+    decoders.close()
+
+
 @pytest.fixture
 async def bench(
-    database_url: str, fresh_nats_url: str, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str,
+    fresh_nats_url: str,
+    decoders: Decoders,
+    slide: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Bench]:
     monkeypatch.setenv("MICROTOME_DATABASE_URL", database_url)
     monkeypatch.setenv("MICROTOME_NATS_URL", fresh_nats_url)
@@ -157,11 +169,9 @@ async def bench(
     stored = settings.microtome_data_dir / "slides" / str(uuid.uuid4()) / "s.tif"
     stored.parent.mkdir(parents=True)
     stored.write_bytes(slide.read_bytes())
-    decoders = Decoders(1)
     await decoders.start()
     async with connected("tiler", settings) as process:
         yield Bench(process, settings, decoders, stored)
-    decoders.close()
 
 
 ENDS: dict[str, Callable[[str], Command]] = {"cancelled": Cancel, "preempted": lambda job: Preempt(job, 1)}
@@ -245,7 +255,7 @@ async def test_what_a_machine_cannot_do_is_tried_again(bench: Bench) -> None:
     assert failed.message.retry_at is not None
 
 
-def _many_tiles(bench: Bench, rows: int = 150) -> MergeWork:
+def _many_tiles(bench: Bench, rows: int = 100) -> MergeWork:
     """Results of so many tiles that merging them takes longer than stopping."""
     results = ResultStore(bench.settings.microtome_data_dir / "results")
     mask = find_tissue(bench.slide, MPP)
