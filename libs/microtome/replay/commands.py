@@ -18,7 +18,7 @@ from typing import Any
 from microtome.domain.cluster import STREAM_PREFIX
 from microtome.domain.limits import Limits
 from microtome.errors import ConfigurationError, InvalidRequest, NotFound
-from microtome.eventlog.log import START, Cursor
+from microtome.eventlog.log import START
 from microtome.eventlog.migrate import migrate
 from microtome.replay import (
     describe,
@@ -37,6 +37,7 @@ from microtome.replay import (
 )
 from microtome.replay.exported import open_file
 from microtome.replay.fold import Past, in_use, until
+from microtome.replay.moment import Moment
 from microtome.replay.source import DatabaseHistory, History, find_database, open_database
 from microtome.replay.timeline import Tracker
 
@@ -91,9 +92,12 @@ async def run_tail(arguments: argparse.Namespace) -> int:
     async with _history(arguments) as history:
         wanted = await _filter(arguments, history)
         printer = tail.Printer(output.terminal(), history, json=arguments.json)
-        cursor: Cursor = START
-        if arguments.first is not None:
-            async for event in tail.since(history, wanted, arguments.first, arguments.last):
+        cursor, first = START, arguments.first
+        if first is not None:
+            if first.is_end:
+                # What is now the end will not be while one follows.
+                first = Moment(cursor=await tail.end(history))
+            async for event in tail.since(history, wanted, first, arguments.last):
                 await printer.print(event, describe.document(event))
                 cursor = event.cursor
         else:
@@ -102,7 +106,7 @@ async def run_tail(arguments: argparse.Namespace) -> int:
                 cursor = event.cursor
         if arguments.follow and isinstance(history, DatabaseHistory):
             sys.stdout.flush()
-            async for event in tail.follow(history.database, wanted, cursor):
+            async for event in tail.follow(history.database, wanted, cursor, first or Moment(cursor=cursor)):
                 await printer.print(event, describe.document(event))
                 sys.stdout.flush()
     return 0

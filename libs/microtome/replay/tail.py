@@ -70,25 +70,34 @@ async def last(history: History, wanted: Filter, count: int, end: Moment = NOW) 
     return tuple(found)
 
 
+async def end(history: History) -> Cursor:
+    """Return the place of the last event."""
+    found = await last(history, Filter(), 1)
+    return found[-1].cursor if found else START
+
+
 async def since(history: History, wanted: Filter, first: Moment, end: Moment) -> AsyncIterator[StoredEvent]:
     """Yield the wanted events after `first` (a cursor or position) or from it on (a time), up to `end`."""
-    start = first.cursor or START
-    async for event in until(history, end, wanted.events(history, start)):
-        if first.time is not None:
-            if event.at >= first.time:
-                yield event
-        elif not first.includes(event):
+    async for event in until(history, end, wanted.events(history, first.cursor or START)):
+        if _later(event, first):
             yield event
 
 
-async def follow(database: Database, wanted: Filter, after: Cursor) -> AsyncIterator[StoredEvent]:
-    """Yield the wanted events after a cursor, and then what is appended, until cancelled."""
+def _later(event: StoredEvent, first: Moment) -> bool:
+    return event.at >= first.time if first.time is not None else not first.includes(event)
+
+
+async def follow(database: Database, wanted: Filter, after: Cursor, first: Moment) -> AsyncIterator[StoredEvent]:
+    """Yield the wanted events after a cursor that are no earlier than `first`, and then what is appended, until
+    cancelled.
+    """
     history = DatabaseHistory(database)
     async with open_log(database) as log:
         while True:
             try:
                 async for event in wanted.events(history, after):
-                    yield event
+                    if _later(event, first):
+                        yield event
                     after = event.cursor
                 await log.wait(_PATIENCE_S)
             except Unavailable as away:

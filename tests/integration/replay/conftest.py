@@ -156,7 +156,7 @@ def spawn(recorded_url: str) -> Replay:
             cwd=ROOT,
             input=stdin,
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())

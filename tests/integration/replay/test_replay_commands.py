@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import asyncpg
 import pytest
 from PIL import Image
 
-from microtome.contracts.messages import SlideDeleted
+from microtome.contracts.messages import JobPlanned, Message, SlideDeleted
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import Append, NewEvent
 from microtome.eventlog.postgres import PostgresEventLog
@@ -301,19 +302,48 @@ def test_each_command_runs_in_a_process_of_its_own(spawn: Replay, blank_url: str
         assert words in ran.stdout
 
 
-async def test_following_prints_what_is_appended(recorded_url: str) -> None:
+@pytest.mark.parametrize("arguments", [["-n", "1"], ["--from", "now"], ["--from", "2001-01-01", "--job", "rush/only"]])
+async def test_following_prints_what_is_appended_and_ends_quietly(recorded_url: str, arguments: list[str]) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "microtome.replay", "tail", "--follow", "-n", "1", "--json",
-        env=environment(MICROTOME_DATABASE_URL=recorded_url), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "microtome.replay", "tail", "--follow", "--json", *arguments,
+        env=environment(MICROTOME_DATABASE_URL=recorded_url), cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             printed = lines(process)
-            assert json.loads(await anext(printed))["event_id"] == str(STORY[-1].event_id)
+            if "-n" in arguments:
+                json.loads(await anext(printed))
+            elif "--job" in arguments:
+                seen = [json.loads(await anext(printed))["type"] for _ in range(3)]
+                assert seen == ["WorkflowSubmitted", "JobStarted", "JobFailed"]
             async with await Database.connect(recorded_url) as database:
-                event = NewEvent(event_id=uuid4(), message=SlideDeleted(slide_id="gone"), tenant="ada")
-                await PostgresEventLog(database).append(Append("slide-gone", 0, (event,)))
+                log = PostgresEventLog(database)
+                stream = "workflow-rush" if "--job" in arguments else f"slide-{uuid4()}"
+                message: Message = SlideDeleted(slide_id="gone")
+                if "--job" in arguments:
+                    message = JobPlanned(job_id="rush.only", attempt=1)
+                event = NewEvent(event_id=uuid4(), message=message, tenant="ada")
+                await listening(database)
+                await log.append(Append(stream, len(await log.read_stream(stream)), (event,)))
             assert json.loads(await anext(printed))["event_id"] == str(event.event_id)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+            assert process.stderr is not None
+            assert await process.stderr.read() == b""
     finally:
-        process.terminate()
-        await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def listening(database: Database) -> None:
+    """Wait until the command listens; from then on it has looked."""
+    while True:
+        async with database.connection() as connection:
+            if await connection.fetchval(
+                "select exists (select from pg_stat_activity where application_name = 'microtome-listener' "
+                "and datname = current_database())"
+            ):
+                return
+        await asyncio.sleep(0.05)
