@@ -20,6 +20,7 @@ from microtome.eventlog.log import (
     Append,
     Cursor,
     Projection,
+    SettlingProjection,
     StoredEvent,
     already_stored,
     check_appends,
@@ -54,6 +55,9 @@ class MemoryEventLog:
             for event in stored:
                 for projection in self._projections:
                     await projection.apply(None, event)
+            for projection in self._projections:
+                if isinstance(projection, SettlingProjection):
+                    await projection.settle(None, stored)
             self._keep(stored)
         async with self._changed:
             self._count += 1

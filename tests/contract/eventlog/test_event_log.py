@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,12 +24,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.seen: list[StoredEvent] = []
+        self.settled: list[tuple[StoredEvent, ...]] = []
         self.refuse: type | None = None
 
     async def apply(self, connection: Any, event: StoredEvent) -> None:
         if type(event.message) is self.refuse:
             raise Conflict("this projection refuses")
         self.seen.append(event)
+
+    async def settle(self, connection: Any, events: Sequence[StoredEvent]) -> None:
+        self.settled.append(tuple(events))
 
 
 Opened = tuple[EventLog, Recorder]
@@ -107,6 +111,13 @@ async def test_several_streams_are_stored_together_or_not_at_all(log: EventLog, 
     )
     assert [(event.stream, event.version) for event in stored] == [("a", 1), ("a", 2), ("b", 2)]
     assert await log.read_all() == tuple(recorder.seen)
+
+
+async def test_a_projection_settles_once_per_append_when_all_is_applied(log: EventLog, recorder: Recorder) -> None:
+    new = Append("a", 0, (fact(started("1")), fact(started("2")))), Append("b", 0, (fact(started("3")),))
+    stored = await log.append(*new)
+    await log.append(*new)
+    assert recorder.settled == [stored]
 
 
 async def test_a_projection_that_refuses_undoes_the_append(log: EventLog, recorder: Recorder) -> None:
