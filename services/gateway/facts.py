@@ -51,8 +51,12 @@ class Interest:
         return ("user", self.user_id) if self.workflow_id is None else ("workflow", self.workflow_id)
 
     def covers(self, fact: Fact) -> bool:
-        """Whether a fact of the topic is about this. A fact about no job in particular is about all of them."""
-        return self.job_id is None or fact.job_id in (None, self.job_id)
+        """Whether a fact is about this, and the user's own. One about no job in particular is about all of them."""
+        return (
+            fact.user_id == self.user_id
+            and self.workflow_id in (None, fact.workflow_id)
+            and (self.job_id is None or fact.job_id in (None, self.job_id))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Fact:
     """One event of the log, ready to be sent."""
 
     cursor: Cursor
+    user_id: str
+    workflow_id: str | None
     job_id: str | None
     at: datetime
     # The live message as JSON.
@@ -84,17 +90,18 @@ def fact(row: asyncpg.Record) -> Fact:
     cursor = Cursor(row["xid"], row["position"])
     # What the log holds is canonical protobuf JSON already: no need to make messages of it and JSON of them again.
     data = UPCASTERS.upcast(row["type"], row["schema_version"], row["data"])
-    job_id = data.get("jobId")
+    workflow_id, job_id = workflow_of(row["stream"]), data.get("jobId")
     message = {
         "kind": "event",
         "position": str(cursor),
         "type": row["type"],
-        "workflow_id": workflow_of(row["stream"]),
+        "workflow_id": workflow_id,
         "job_id": job_id,
         "at": row["at"],
         "data": data,
     }
-    return Fact(cursor, job_id, row["at"], orjson.dumps(message, option=orjson.OPT_UTC_Z))
+    encoded = orjson.dumps(message, option=orjson.OPT_UTC_Z)
+    return Fact(cursor, row["tenant"], workflow_id, job_id, row["at"], encoded)
 
 
 class Facts:

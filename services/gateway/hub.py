@@ -177,7 +177,10 @@ class Hub:
             del self._listeners[topic]
 
     def due(self, listener: Listener) -> list[Fact] | None:
-        """The next facts that may interest it, a few at a time; None when it fell behind and must read the log."""
+        """The next facts, a few at a time, other people's among them; None when it fell behind and must read the log.
+
+        The first of them interests the listener; of the others `Interest.covers` knows.
+        """
         if listener.due is None:
             return []
         if listener.due < self._oldest:

@@ -125,6 +125,46 @@ async def test_everything_of_mine_is_mine_alone(gateway: Running) -> None:
                 await told(bob, "event")
 
 
+async def test_a_crowd_of_strangers_hears_its_own_facts_only(gateway: Running) -> None:
+    users = [f"user{number}" for number in range(6)]
+    slides = {user: await registered(gateway, mpp=0.5, user=user) for user in users}
+    jobs = 8
+    submitted = {}
+    for user in users:
+        wanted = [{"key": str(key), "type": "TISSUE_MASK", "slide_id": slides[user]} for key in range(jobs)]
+        submitted[user] = (await gateway.submit(*wanted, user=user)).json()
+    heard: dict[tuple[str, str], list[str]] = {}
+
+    async def hear(user: str, path: str, expected: int) -> None:
+        async with live(gateway, f"{path}?user={user}") as socket:
+            await told(socket, "snapshot")
+            ready.release()
+            facts = [await told(socket, "event") for _ in range(expected)]
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await told(socket, "event")
+        heard[user, path] = [fact["job_id"] for fact in facts]
+        assert {fact["workflow_id"] for fact in facts} == {submitted[user]["id"]}
+
+    ready = asyncio.Semaphore(0)
+    listening = []
+    for user in users:
+        one = submitted[user]["jobs"][3]["id"]
+        for path, expected in (("/me", jobs), (f"/workflows/{submitted[user]['id']}", jobs), (f"/jobs/{one}", 1)):
+            listening.append(asyncio.create_task(hear(user, path, expected)))
+    async with asyncio.timeout(20):
+        for _ in listening:
+            await ready.acquire()
+        # All at once, so that everybody's facts lie side by side in memory.
+        await asyncio.gather(
+            *[gateway.post(f"/jobs/{job['id']}/cancel", user) for user in users for job in submitted[user]["jobs"]]
+        )
+        await asyncio.gather(*listening)
+    for (user, path), found in heard.items():
+        mine = [job["id"] for job in submitted[user]["jobs"]]
+        assert sorted(found) == sorted(mine if not path.startswith("/jobs/") else [path.removeprefix("/jobs/")])
+
+
 async def test_only_the_latest_progress_waits(gateway: Running) -> None:
     submitted = await workflow(gateway)
     first, second = (job["id"] for job in submitted["jobs"])
