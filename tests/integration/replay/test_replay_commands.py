@@ -266,6 +266,32 @@ def test_an_import_brings_the_log_and_its_tables_into_another_database(
     assert "holds events already" in again.stderr
 
 
+def test_a_log_of_another_cluster_is_blind_until_it_is_rebased(replay: Replay, blank_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "story.jsonl"
+    replay("export", str(file))
+    where = ("--database", blank_url)
+    replay("import", str(file), *where, "--yes")
+
+    async def as_if_restored() -> None:
+        connection = await asyncpg.connect(blank_url)
+        await connection.execute("alter table events disable trigger events_append_only")
+        await connection.execute("update events set xid = (xid::text::bigint + 1000000)::text::xid8")
+        await connection.execute("alter table events enable always trigger events_append_only")
+        await connection.close()
+
+    asyncio.run(as_if_restored())
+    assert replay("tail", *where).stdout == ""
+    asked = replay("rebase", *where)
+    assert asked.returncode == 2
+    assert f"{len(STORY)} of its events are of another cluster" in asked.stderr
+    done = json.loads(replay("rebase", *where, "--yes", "--json").stdout)
+    assert (done["rebased"], done["events"]) == (True, len(STORY))
+    assert done["became"] < done["greatest_xid"]
+    assert len(replay_lines(replay("tail", *where, "--json"))) == len(STORY)
+    assert "nothing to do" in replay("rebase", *where).stdout
+    assert replay("verify", *where).returncode == 0
+
+
 def test_simulate_shows_both_sides_and_writes_pictures(replay: Replay, tmp_path: Path) -> None:
     found = json.loads(replay("simulate", "--max-workers", "3", "--policy", "all=skip", "--json").stdout)
     assert (found["recorded"]["max_workers"], found["simulated"]["max_workers"]) == (1, 3)
