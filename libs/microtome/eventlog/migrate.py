@@ -1,7 +1,8 @@
 """The schema of the database.
 
 Promises: afterwards every table is there; running it again, or in many services at once, changes
-nothing; a database made by other SQL than this program's is refused, not half-used.
+nothing; a database made by other SQL than this program's is refused, not half-used, and so is a log
+that was restored into another cluster and not rebased, in which services would see nothing.
 Refuses: to alter the log. Its schema changes only by new migration files.
 """
 
@@ -34,6 +35,9 @@ MIGRATIONS = (
 # Any constant will do, as long as all services use the same one.
 _LOCK = 0x6D6963726F746F6D
 
+# Events whose transaction ids this cluster has yet to hand out; see `rebase`.
+FOREIGN = "select count(*) from events where xid >= pg_snapshot_xmax(pg_current_snapshot())"
+
 _RECORD = """
 create table if not exists migrations (
     name       text        primary key,
@@ -51,7 +55,8 @@ def sql(package: str, name: str) -> str:
 async def migrate(database_url: str) -> tuple[str, ...]:
     """Bring the database to this program's schema; return what was applied now.
 
-    Raises `ConfigurationError` when the database was made by other SQL, `Unavailable`.
+    Raises `ConfigurationError` when the database was made by other SQL or its log belongs to another cluster (the
+    schema is up to date then, as `rebase` needs it), `Unavailable`.
     """
     async with typed_errors():
         connection = await asyncpg.connect(
@@ -60,7 +65,9 @@ async def migrate(database_url: str) -> tuple[str, ...]:
     try:
         async with typed_errors():
             await connection.execute("select pg_advisory_lock($1)", _LOCK)
-            return await _apply(connection)
+            applied = await _apply(connection)
+            await _check_cluster(connection)
+            return applied
     finally:
         # The session's end releases the lock, whatever happened.
         await connection.close(timeout=CONNECT_SECONDS)
@@ -82,3 +89,12 @@ async def _apply(connection: asyncpg.Connection[asyncpg.Record]) -> tuple[str, .
         elif known[name] != digest:
             raise ConfigurationError(f"the database was made by another version of {name}; use its program")
     return tuple(applied)
+
+
+async def _check_cluster(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    foreign = await connection.fetchval(FOREIGN)
+    if foreign:
+        raise ConfigurationError(
+            f"{foreign} events carry transaction ids that this cluster has yet to hand out: the log was restored from "
+            "another one. Stop all services and run `python -m microtome.replay rebase`."
+        )

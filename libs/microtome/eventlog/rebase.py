@@ -23,6 +23,7 @@ import asyncpg
 
 from microtome.errors import Busy, Conflict
 from microtome.eventlog.database import Connection, Database
+from microtome.eventlog.migrate import FOREIGN
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ _LOG = logging.getLogger(__name__)
 FIRST_XID = 3
 LOCK_SECONDS = 5
 
-_FOREIGN = "select count(*) from events where xid >= pg_snapshot_xmax(pg_current_snapshot())"
 _EXCLUDE = "lock table events, checkpoints, snapshots, workflows in access exclusive mode"
 # Ids from this transaction's on are of the other cluster. What was appended here since the restore has low ids, but
 # later positions than all of those.
@@ -114,7 +114,7 @@ async def foreign_events(database: Database) -> int:
     Raises `Unavailable`.
     """
     async with database.connection() as connection:
-        return int(await connection.fetchval(_FOREIGN))
+        return int(await connection.fetchval(FOREIGN))
 
 
 async def rebase(database: Database) -> Rebase:
@@ -131,7 +131,7 @@ async def rebase(database: Database) -> Rebase:
 
 
 async def _rebase(connection: Connection) -> Rebase:
-    if not await connection.fetchval(_FOREIGN):
+    if not await connection.fetchval(FOREIGN):
         raise Conflict("No event carries a transaction id of another cluster; there is nothing to rebase.")
     async with connection.transaction():
         # Only to know how many ids it takes: others may be at work still.

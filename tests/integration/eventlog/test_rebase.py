@@ -13,9 +13,10 @@ import asyncpg
 import pytest
 
 from microtome.contracts.messages import JobStarted, JobSucceeded, SeatGranted
-from microtome.errors import Busy, Conflict
+from microtome.errors import Busy, ConfigurationError, Conflict
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import StoredEvent
+from microtome.eventlog.migrate import migrate
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.eventlog.rebase import FIRST_XID, foreign_events, rebase
 from microtome.eventlog.snapshots import PostgresSnapshots
@@ -110,6 +111,9 @@ async def test_a_log_restored_elsewhere_is_blind_until_it_is_rebased(
     target = await empty_database(elsewhere.postgres.url())
     carry(elsewhere, database.url, target, tmp_path)
 
+    # Services refuse to start on it, rather than to see nothing.
+    with pytest.raises(ConfigurationError, match="rebase"):
+        await migrate(target)
     async with await Database.connect(target) as restored:
         there = PostgresEventLog(restored, [ReadModels()])
         # The harm: all facts are there, and a reader sees none of them.
@@ -133,6 +137,7 @@ async def test_a_log_restored_elsewhere_is_blind_until_it_is_rebased(
         record = await Queries(restored).workflow("ada", "w3")
         assert record.cursor == next(e.cursor for e in reversed(read) if e.stream == "workflow-w3")
         # Life goes on, behind all that was.
+        assert await migrate(target) == ()
         (later,) = await store(there, "workflow-w1", JobSucceeded(job_id="w1-a", attempt=1))
         assert (await there.read_all(read[-1].cursor)) == (later,)
         assert later.cursor.position > max(event.cursor.position for event in read)
