@@ -80,6 +80,8 @@ def _job_document(job: Job, waiting: Waiting | None) -> dict[str, Any]:
         "attempt": job.attempt,
         "slot": job.slot,
         "failures": job.failures,
+        "preemptions": job.preemptions,
+        "cause_job_id": job.cause_job_id,
         "tiles_total": None if job.planned is None else job.planned.tiles_total,
         "started_at": stamp(job.started_at),
         "finished_at": stamp(job.finished_at),
@@ -129,7 +131,7 @@ def draw(console: Console, shown: Shown) -> None:
             output.status(job.status.value),
             str(job.attempt or "–"),
             _duration(job, shown.now),
-            _remark(job, shown.waiting.get(job_id)),
+            _remark(workflow, job, shown.waiting.get(job_id)),
         )
     console.print(listed)
     console.print()
@@ -147,7 +149,7 @@ def _duration(job: Job, now: datetime) -> str:
     return "–" if job.finished_at is None else span(job.finished_at - job.started_at)
 
 
-def _remark(job: Job, waiting: Waiting | None) -> str:
+def _remark(workflow: Workflow, job: Job, waiting: Waiting | None) -> str:
     if waiting is not None:
         return waiting.detail
     if job.status is JobStatus.RUNNING:
@@ -155,4 +157,7 @@ def _remark(job: Job, waiting: Waiting | None) -> str:
         return f"In slot {job.slot}{planned}."
     if job.result is not None and job.result.cells is not None:
         return f"{job.result.cells:,} cells."
+    cause = workflow.jobs.get(job.cause_job_id or "")
+    if job.status is JobStatus.SKIPPED and cause is not None:
+        return f"Because of job {cause.key!r}."
     return "" if job.error is None else f"{job.error.code}: {job.error.detail}"
