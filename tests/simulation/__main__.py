@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="cores to use")
     parser.add_argument("--seed", type=int, help="run this one only, and say what happened")
     parser.add_argument("--verbose", action="store_true", help="with --seed: also what the processes log")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more seeds after so long")
     asked = parser.parse_args()
     if asked.seed is not None:
         return _one(asked.seed, asked.verbose)
@@ -34,6 +35,8 @@ def main() -> int:
         for violation in outcome.violations:
             print(f"seed {outcome.seed}: {violation[:500]}")
             print(f"    again: python -m tests.simulation --seed {outcome.seed}", flush=True)
+        if time.perf_counter() - began > asked.seconds:
+            break
     broken = sum(bool(outcome.violations) for outcome in outcomes)
     print(
         json.dumps(

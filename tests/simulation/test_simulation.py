@@ -12,8 +12,6 @@ from tests.simulation.runner import simulate, simulate_all
 from tests.simulation.world import Sabotage
 
 SEEDS = 200
-# A broken law is seen within so many seeds.
-SOON = 20
 
 
 def test_the_law_holds_in_every_world() -> None:
@@ -42,14 +40,19 @@ def test_a_seed_is_the_same_world_in_every_process() -> None:
 
 
 def test_a_seat_too_many_is_seen() -> None:
-    assert any("users are active" in text for text in _violations(Sabotage(seats=True)))
+    assert any("users are active" in text for text in _violations(Sabotage(seats=True), range(20)))
 
 
 def test_a_log_that_does_not_fence_is_seen() -> None:
-    assert _violations(Sabotage(fence=True))
+    assert _violations(Sabotage(fence=True), range(60))
 
 
-def _violations(sabotage: Sabotage) -> list[str]:
+def test_a_worker_that_reports_for_another_is_seen() -> None:
+    # Leases stop nearly all of them before; it takes a while until one comes through.
+    assert any("another attempt's" in text for text in _violations(Sabotage(attempts=True), range(40, 140)))
+
+
+def _violations(sabotage: Sabotage, seeds: range) -> list[str]:
     """What the first world that the judge turned down did."""
-    outcomes = (simulate(seed, sabotage) for seed in range(SOON))
+    outcomes = (simulate(seed, sabotage) for seed in seeds)
     return next((outcome.violations for outcome in outcomes if outcome.violations), [])

@@ -17,9 +17,18 @@ from microtome.bus import subjects
 from microtome.bus.queue import Delivery
 from microtome.bus.topology import MERGE, PLAN
 from microtome.contracts.codec import from_bytes, to_bytes
-from microtome.contracts.messages import JobPlanned, JobResult, MergeWork, PlanWork
-from microtome.domain.workflow import ReportPlanned, ReportSuccess
+from microtome.contracts.messages import (
+    JobFailed,
+    JobPlanned,
+    JobResult,
+    JobSucceeded,
+    MergeWork,
+    Message,
+    PlanWork,
+)
+from microtome.domain.commands import Command, ReportPlanned, ReportSuccess
 from microtome.errors import Busy, MicrotomeError, NotFound, UnreadableSlide
+from microtome.eventlog.log import StoredEvent
 from microtome.leases.lease import Leases, Progress
 from microtome.process import until
 from microtome.readmodels.queries import JobContext
@@ -79,12 +88,28 @@ class Shop:
         """Pass the time of some work, in seconds."""
         await asyncio.sleep(self.pace * self.weather.random.uniform(least, most))
 
-    def stumble(self) -> None:
+    def stumble(self, attempt: int) -> None:
         chance = self.weather.random.random()
         if chance < self.transient:
-            raise Busy("a tile came to nothing, this time")
+            raise Busy(f"a tile came to nothing, this time; {signed(attempt)}")
         if chance < self.transient + self.permanent:
-            raise UnreadableSlide
+            raise UnreadableSlide(signed(attempt))
+
+
+def signed(attempt: int) -> str:
+    """What a body writes into its report, so that the judge sees whose it really is."""
+    return f"signed: {attempt}"
+
+
+def forged(event: Message) -> bool:
+    """Whether a report was stored as another attempt's than that which wrote it."""
+    told = ""
+    if isinstance(event, JobSucceeded) and event.result is not None:
+        told = event.result.notes[0]
+    elif isinstance(event, JobFailed):
+        told = event.detail
+    _, mark, attempt = told.partition("signed: ")
+    return bool(mark) and int(attempt) != getattr(event, "attempt", None)
 
 
 def frame(
@@ -105,6 +130,16 @@ def frame(
     return framed
 
 
+class Careless(Workflows):
+    """Sabotage: a worker that reports in the name of whoever works now."""
+
+    async def execute(self, workflow_id: str, command: Command) -> tuple[StoredEvent, ...]:
+        if isinstance(command, ReportSuccess):
+            workflow, _ = await self.load(workflow_id)
+            command = replace(command, attempt=workflow.jobs[command.job_id].attempt)
+        return await super().execute(workflow_id, command)
+
+
 async def tile(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop) -> None:
     """A tiler: plans, feeds tile after tile, hands over to the merger."""
 
@@ -115,7 +150,7 @@ async def tile(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Shop
         await workflows.execute(attempt.context.workflow_id, ReportPlanned(planned))
         while (done := shop.done.get(job_id, 0)) < tiles:
             await shop.toil(0.05, 1.0)
-            shop.stumble()
+            shop.stumble(attempt.attempt)
             shop.done[job_id] = max(done + 1, shop.done.get(job_id, 0))
             attempt.progress = Progress(tiles_total=tiles, tiles_processed=done + 1)
         work = MergeWork(
@@ -147,9 +182,11 @@ async def merge(framed: Attempts, workflows: Workflows, bus: WiredBus, shop: Sho
 
         async def finish(attempt: Attempt) -> None:
             await shop.toil(0.01, 1.5)
-            shop.stumble()
+            shop.stumble(attempt.attempt)
             attempt.progress = replace(attempt.progress, cells=work.tiles_total)
-            result = JobResult(tiles_total=work.tiles_total, tiles_processed=work.tiles_total)
+            result = JobResult(
+                tiles_total=work.tiles_total, tiles_processed=work.tiles_total, notes=(signed(work.attempt),)
+            )
             await workflows.execute(work.workflow_id, ReportSuccess(work.job_id, work.attempt, result))
 
         await framed.work(work.job_id, work.attempt, "merge", finish)

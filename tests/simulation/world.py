@@ -63,6 +63,7 @@ class Sabotage:
 
     seats: bool = False
     fence: bool = False
+    attempts: bool = False
 
 
 class SkewedClock:
@@ -237,7 +238,7 @@ class World:
     async def _worker(self, process: Process, name: str, work: Any) -> None:
         log, leases, _ = self.line(process)
         bus = WiredBus(self.broker, self.wire(process, "NATS"), self.weather)
-        workflows = Workflows(log, self.limits)
+        workflows = (workers.Careless if self.sabotage.attempts else Workflows)(log, self.limits)
         await work(workers.frame(name, log, leases, workflows, self.known.jobs), workflows, bus, self.shop)
 
     async def gateway(self, process: Process, name: str, until: float) -> None:
@@ -277,28 +278,31 @@ class World:
     async def chaos(self) -> None:
         """What happens to the machines."""
         chance, names = self.chance, list(self._lives)
-        pace = chance.choice((1.0, 3.0, 8.0, 1e9))
+        pace = chance.choice((0.5, 1.0, 3.0, 1e9))
         while True:
             await asyncio.sleep(chance.expovariate(1 / pace))
             name = chance.choice(names)
             process = self.processes[name]
-            match chance.randrange(7):
+            match chance.randrange(9):
                 case 0 | 1:
                     process.kill()
-                case 2:
-                    process.stop()
-                    self.loop.call_later(chance.uniform(0.1, 3 * LEASE_S), process.resume)
-                    if self.postgres.leader is process and chance.random() < 0.5:
-                        # The server gave up the silent connection.
-                        self.postgres.leader = None
-                case 3:
-                    self.cut(name, chance.uniform(0.1, 8.0))
-                case 4:
-                    self.wipe(chance.random())
+                case 2 | 3 | 4:
+                    self.pause(process, chance.uniform(0.1, 3 * LEASE_S))
                 case 5:
+                    self.cut(name, chance.uniform(0.1, 8.0))
+                case 6:
+                    self.wipe(chance.random())
+                case 7:
                     self.skew(name)
                 case _:
                     self.hold_back(chance.uniform(0.01, 3.0))
+
+    def pause(self, process: Process, seconds: float) -> None:
+        """SIGSTOP, and later SIGCONT; the server may have given up the silent connection of a leader by then."""
+        process.stop()
+        self.loop.call_later(seconds, process.resume)
+        if self.postgres.leader is process and self.chance.random() < 0.5:
+            self.postgres.leader = None
 
     def cut(self, name: str, seconds: float) -> None:
         """A process loses one of its servers for a while."""
@@ -361,6 +365,8 @@ class World:
         for place in range(self._judged, len(events)):
             self._judged = place + 1
             self._checker.take(place, events[place])
+            if workers.forged(events[place].message):
+                raise laws.Broken(f"event {place}: a report is stored as another attempt's: {events[place].message}")
         return self._checker.forgotten()
 
 
