@@ -56,6 +56,12 @@ _AWAY = (
 )
 
 
+class AllInUse(Unavailable):
+    """All connections of this process to Postgres are in use; try again in a moment."""
+
+    code = "busy"
+
+
 @asynccontextmanager
 async def typed_errors() -> AsyncIterator[None]:
     """Turn what Postgres and the network raise into the errors of Microtome."""
@@ -153,9 +159,18 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Borrow a connection outside any transaction. Raises the errors of `typed_errors`."""
-        async with typed_errors(), self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
-            yield connection
+        """Borrow a connection outside any transaction. Raises `AllInUse` and the errors of `typed_errors`."""
+        async with typed_errors():
+            try:
+                connection = await self._pool.acquire(timeout=CONNECT_SECONDS)
+            except TimeoutError as error:
+                if self._pool.get_idle_size() == 0 and self._pool.get_size() == self._pool.get_max_size():
+                    raise AllInUse from error
+                raise
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self, isolation: Isolation = "read_committed") -> AsyncIterator[Connection]:
