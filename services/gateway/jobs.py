@@ -20,10 +20,12 @@ from services.gateway.deletion import check_files
 from services.gateway.documents import JobsIn, WorkflowJobIn
 from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer, known
 from services.gateway.paging import Limit, PageCursor, page
+from services.gateway.quick import QuickRead
 from services.gateway.user import LinkUser, User
 from services.gateway.workflows import IdempotencyKey, add
 
 router = APIRouter(tags=["jobs"])
+reads = APIRouter(tags=["jobs"], route_class=QuickRead)
 
 SUMMARY = "summary.json"
 CELLS = "cells.parquet"
@@ -82,7 +84,7 @@ async def create(
     return accepted(shown.rendered, {"Location": f"/api/v1/jobs/{job_id}"})
 
 
-@router.get("/jobs/{job_id}", response_model=views.Job, responses=NOT_MODIFIED, summary="One job")
+@reads.get("/jobs/{job_id}", response_model=views.Job, responses=NOT_MODIFIED, summary="One job")
 async def job(job_id: str, user: User, gateway: Context, request: Request) -> Response:
     """Show a job, its progress and its result."""
     return answer(request, (await gateway.showing.job(user, job_id)).rendered)

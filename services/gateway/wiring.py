@@ -188,7 +188,10 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
         separate_input_output_schemas=False,
     )
     problems.install(app)
-    for part in (health, slides, tus, files, logs, workflows, jobs, history, users, live):
+    # In the order in which they are looked through: what is asked for most comes first.
+    for reads in (workflows.reads, jobs.reads):
+        app.include_router(reads, prefix=API)
+    for part in (workflows, jobs, health, slides, tus, files, logs, history, users, live):
         app.include_router(part.router, prefix=API)
     app.include_router(page.router(settings.microtome_ui_dir))
     contract.install(app)

@@ -14,11 +14,13 @@ from services.gateway.context import Context, Gateway
 from services.gateway.documents import JobsIn, WorkflowIn
 from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
 from services.gateway.paging import Limit, PageCursor, page
+from services.gateway.quick import QuickRead
 from services.gateway.spending import spend
 from services.gateway.submission import workflow_id_for
 from services.gateway.user import User
 
 router = APIRouter(tags=["workflows"])
+reads = APIRouter(tags=["workflows"], route_class=QuickRead)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -71,7 +73,7 @@ async def workflows(
     return page(request, await gateway.showing.documents(found.items), found.next_cursor)
 
 
-@router.get("/workflows/{workflow_id}", response_model=views.Workflow, responses=NOT_MODIFIED, summary="One workflow")
+@reads.get("/workflows/{workflow_id}", response_model=views.Workflow, responses=NOT_MODIFIED, summary="One workflow")
 async def workflow(workflow_id: str, user: User, gateway: Context, request: Request, at: history.At = None) -> Response:
     """Show a workflow with its jobs and progress, as it is or as it was."""
     if at is not None:
