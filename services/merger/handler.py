@@ -97,7 +97,7 @@ class MergeHandler:
             attempt.progress = replace(attempt.progress, cells=max(cells, attempt.progress.cells))
 
         def work() -> JobResult:
-            self._artifacts.sweep(attempt.job_id)
+            self._artifacts.sweep(attempt.job_id, attempt.attempt)
             with self._artifacts.draft(attempt.job_id) as draft:
                 result = make_artifacts(order, draft, progress)
                 go_on()

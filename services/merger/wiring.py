@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from microtome.artifacts.store import ArtifactStore
 from microtome.bus.queue import Delivery
 from microtome.bus.topology import MERGE
 from microtome.errors import MicrotomeError
 from microtome.process import connected, until
 from microtome.slides import resample
 from microtome.telemetry.metrics import WorkerMetrics
+from services.merger.clearing import clear_artifacts
 from services.merger.handler import MergeHandler
 from services.merger.settings import MergerSettings
 
@@ -23,6 +25,7 @@ async def serve(stop: asyncio.Event) -> None:
     async with connected("merger", settings, warms_up=True) as process:
         await asyncio.to_thread(resample.warm_up)
         metrics = WorkerMetrics(process.registry)
+        await clear_artifacts(process.queries, ArtifactStore(settings.microtome_data_dir / "artifacts"))
         handler = MergeHandler(process, settings.microtome_data_dir, settings.merger_jobs)
 
         async def handle(delivery: Delivery) -> None:

@@ -44,6 +44,10 @@ async def wage(folder: Path, seed: int, harms: Sequence[Harm], *, tell=print) ->
                 tell(f"{len(left)} jobs never ended", flush=True)
                 break
             await asyncio.sleep(1.0)
+        # Whoever starts clears up after those that were killed.
+        for service in ("tiler", "merger"):
+            await stack.kill(service)
+            await stack.wait_ready(service)
         await campaign.close()
         verdict = await asyncio.to_thread(
             judge,

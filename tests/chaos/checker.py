@@ -111,6 +111,8 @@ def _judge_job(
     (end,) = ends
     if isinstance(end, JobCancelled):
         verdict.cancelled += 1
+        if list((artifacts / job_id).glob("[0-9]*")):
+            fault("is cancelled and left artifacts")
         if job_id not in acknowledged.cancelled:
             fault("is cancelled, and nobody asked for it")
         return

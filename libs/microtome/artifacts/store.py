@@ -87,10 +87,26 @@ class ArtifactStore:
         with contextlib.suppress(OSError):  # other attempts lie there
             (self._root / job_id).rmdir()
 
-    def sweep(self, job_id: str) -> None:
-        """Remove what killed writers of this job left behind. Call only while holding its lease."""
+    def sweep(self, job_id: str, attempt: int) -> None:
+        """Remove what killed writers of this job left behind: drafts, and what attempts before this one published
+        without living to say so. Call only while holding its lease.
+        """
         for leftover in (self._root / job_id).glob(".*-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for earlier in self.attempts(job_id):
+            if earlier < attempt:
+                self.withdraw(job_id, earlier)
+
+    def attempts(self, job_id: str) -> tuple[int, ...]:
+        """Return the attempts at this job that have published something."""
+        names = (path.name for path in (self._root / job_id).glob("*"))
+        return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
+    def jobs(self) -> Iterator[str]:
+        """Yield the jobs that have a folder."""
+        with os.scandir(self._root) as folders:
+            for folder in folders:
+                yield folder.name
 
 
 def _describe(path: Path, go_on: Callable[[], None]) -> StoredArtifact:

@@ -257,6 +257,14 @@ class Queries:
             found = await connection.fetch("select * from jobs where status = 'RUNNING' order by slot")
         return tuple(map(rows.job_record, found))
 
+    async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """Return the status of each of these jobs, of whichever users, that there is."""
+        async with self._database.connection() as connection:
+            found = await connection.fetch(
+                "select job_id, status from jobs where job_id = any($1::text[])", list(job_ids)
+            )
+        return {row["job_id"]: JobStatus(row["status"]) for row in found}
+
     async def seats(self) -> tuple[Seat, ...]:
         """Return who is active, by seat."""
         async with self._database.connection() as connection:

@@ -102,18 +102,19 @@ def test_a_writer_that_is_killed_shows_nothing_and_is_swept_up(store: ArtifactSt
     with pytest.raises(NotFound):
         store.path("job", 1, "a")
     assert len(list((root / "job").iterdir())) == 1
-    store.sweep("job")
+    store.sweep("job", 2)
     assert not list((root / "job").iterdir())
 
 
-def test_a_sweep_leaves_published_attempts(store: ArtifactStore) -> None:
+def test_a_sweep_leaves_what_this_attempt_published_and_nothing_earlier(store: ArtifactStore) -> None:
     for attempt in (1, 2):
         with store.draft("job") as draft:
             (draft / "a-b").write_bytes(b"1")
             store.publish(draft, "job", attempt)
-    store.sweep("job")
-    assert store.path("job", 1, "a-b").exists()
+    store.sweep("job", 2)
+    assert store.attempts("job") == (2,)
     assert store.path("job", 2, "a-b").exists()
+    assert list(store.jobs()) == ["job"]
 
 
 def test_cells_and_tissue_are_drawn_where_they_are(tmp_path: Path) -> None:
