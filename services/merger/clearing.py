@@ -25,13 +25,17 @@ _OVER = (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.SKIPPED)
 async def clear_artifacts(queries: Queries, store: ArtifactStore) -> None:
     """Withdraw what ended jobs left without having succeeded. Raises `Unavailable`."""
     jobs = store.jobs()
-    while known := await asyncio.to_thread(_some, jobs):
-        for job_id, status in (await queries.statuses(known)).items():
-            if status in _OVER:
-                for attempt in await asyncio.to_thread(store.attempts, job_id):
-                    await asyncio.to_thread(store.withdraw, job_id, attempt)
-                    log.info("cleared artifacts that nobody speaks of", extra={"job_id": job_id, "attempt": attempt})
+    # In this order: a job that failed or was cancelled after these attempts were seen did not succeed by any of them.
+    # What a retry publishes later has another number.
+    while seen := await asyncio.to_thread(_some, store, jobs):
+        for job_id, status in (await queries.statuses(seen)).items():
+            if status not in _OVER:
+                continue
+            for attempt in seen[job_id]:
+                await asyncio.to_thread(store.withdraw, job_id, attempt)
+                log.info("cleared artifacts that nobody speaks of", extra={"job_id": job_id, "attempt": attempt})
 
 
-def _some(jobs: Iterator[str]) -> list[str]:
-    return list(itertools.islice(jobs, AT_ONCE))
+def _some(store: ArtifactStore, jobs: Iterator[str]) -> dict[str, tuple[int, ...]]:
+    """Take the next jobs; give what attempts at each have published."""
+    return {job_id: store.attempts(job_id) for job_id in itertools.islice(jobs, AT_ONCE)}
