@@ -2,7 +2,7 @@
 
 Promises: it decides on what it has folded, and what it decides is appended only if every stream it
 touches is still where the fold saw it; all decisions of one look go into one transaction, or, if one of its streams
-has moved, each stream's into one of its own.
+has moved, each stream's into one of its own, decided anew on that stream's newest state.
 Refuses: to keep any state that is not a fold of the log.
 """
 
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from microtome import clock
 from microtome.contracts.messages import Event, JobStarted
 from microtome.crashpoint import CrashPoint, crash_point
-from microtome.domain.cluster import Cluster
+from microtome.domain.cluster import STREAM_PREFIX, Cluster
 from microtome.domain.enacting import enacted
 from microtome.domain.limits import Limits
 from microtome.domain.scheduling import Decision, next_wakeup, schedule
@@ -26,12 +26,15 @@ from microtome.eventlog.patience import FIRST_S, Patience
 from microtome.telemetry.tracing import span_from
 from microtome.workflows import new_event
 from services.scheduler.folding import Observe, State
+from services.scheduler.rebasing import rebased
 
 log = logging.getLogger(__name__)
 
 # What was appended becomes readable in a moment; without a wake-up it is looked for at least this often.
 SETTLE_S = 0.02
 PAGE = 1000
+# A stream that moves this often while a decision is on its way is left to the next look.
+TRIES = 3
 
 Started = Callable[[StoredEvent], None]
 
@@ -115,10 +118,24 @@ class Decider:
             log.info("decisions were overtaken: %s", lost)
         stored: list[StoredEvent] = []
         # In their order: what needs a seat or a slot that is not free after all, the schema's constraints refuse.
-        for append in appends if len(appends) > 1 else ():
-            with contextlib.suppress(ConcurrencyConflict, Conflict):
-                stored += await self._log.append(append)
+        for append in appends:
+            try:
+                stored += await self._append_one(append)
+            except (ConcurrencyConflict, Conflict) as lost:
+                log.info("a decision is made anew: %s", lost)
         return stored
+
+    async def _append_one(self, append: Append) -> Sequence[StoredEvent]:
+        """Append to one stream, as it is now if it moved. Raises `ConcurrencyConflict` if it moves again and again."""
+        workflow = self.cluster.workflows.get(append.stream.removeprefix(STREAM_PREFIX))
+        for _ in range(TRIES):
+            # What moved it is committed, though it may not be readable in the order of the log yet.
+            now = append if workflow is None else await rebased(self._log, workflow, append)
+            if now is None:
+                return ()
+            with contextlib.suppress(ConcurrencyConflict):
+                return await self._log.append(now)
+        raise ConcurrencyConflict
 
     async def _wait_for(self, appended: Iterable[StoredEvent]) -> None:
         last = max(event.cursor for event in appended)

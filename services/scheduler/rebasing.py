@@ -1,0 +1,53 @@
+"""Deciding anew on a workflow whose stream moved while a decision about it was on its way.
+
+Promises: what was decided is decided again on the newest state of that one workflow, by the same rules; a start or a
+preemption that is not possible any more is left out. Slots and seats are the scheduler's own, so nobody else took them.
+Refuses: the stream of seats; that moves only when another scheduler decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from microtome.contracts.messages import JobPreempted, JobStarted, Message
+from microtome.domain.cluster import STREAM_PREFIX
+from microtome.domain.commands import Command, Preempt, Start
+from microtome.domain.workflow import Workflow, decide, evolve
+from microtome.errors import Conflict, NotFound, StaleAttempt
+from microtome.eventlog.log import Append, EventLog, NewEvent
+
+
+async def rebased(log: EventLog, workflow: Workflow, append: Append) -> Append | None:
+    """Return `append` as it is to be on the newest state; None if nothing of it is left.
+
+    `workflow`: its state at the version that `append` expected. Raises `Unavailable`.
+    """
+    assert append.stream == STREAM_PREFIX + workflow.workflow_id
+    version = append.expected_version
+    for event in await log.read_stream(append.stream, version):
+        workflow = evolve(workflow, event.message, event.at)
+        version = event.version
+    events: list[NewEvent] = []
+    for new in append.events:
+        command = _command(new.message)
+        if command is None:
+            continue
+        try:
+            decided = decide(workflow, command)
+        except (Conflict, StaleAttempt, NotFound):
+            continue
+        for message in decided:
+            workflow = evolve(workflow, message, workflow.submitted_at)
+            events.append(replace(new, message=message))
+    return Append(append.stream, version, tuple(events)) if events else None
+
+
+def _command(message: Message) -> Command | None:
+    """Return what the scheduler wanted when it decided this; one command means one event."""
+    match message:
+        case JobStarted(job_id=job_id, slot=slot):
+            return Start(job_id, slot)
+        case JobPreempted(job_id=job_id, attempt=attempt):
+            return Preempt(job_id, attempt)
+        case _:
+            return None
