@@ -2,7 +2,7 @@
 
 Promises: it decides on what it has folded, and what it decides is appended only if every stream it
 touches is still where the fold saw it; all decisions of one look go into one transaction, or, if one of its streams
-has moved, each stream's into one of its own, decided anew on that stream's newest state.
+has moved, with what is decided anew on that stream's newest state.
 Refuses: to keep any state that is not a fold of the log.
 """
 
@@ -110,32 +110,31 @@ class Decider:
 
     async def _append(self, appends: Sequence[Append]) -> Sequence[StoredEvent]:
         """Append all in one transaction; if somebody (a user who cancels, a worker that is done, another scheduler) was
-        faster in one stream, what goes into the others all the same. Return what is stored.
+        faster in one stream, as that stream is now. Return what is stored.
         """
-        try:
-            return await self._log.append(*appends)
-        except (ConcurrencyConflict, Conflict) as lost:
-            log.info("decisions were overtaken: %s", lost)
-        stored: list[StoredEvent] = []
-        # In their order: what needs a seat or a slot that is not free after all, the schema's constraints refuse.
-        for append in appends:
+        now = appends
+        for _ in range(TRIES):
             try:
-                stored += await self._append_one(append)
-            except (ConcurrencyConflict, Conflict) as lost:
-                log.info("a decision is made anew: %s", lost)
+                return await self._log.append(*now)
+            except ConcurrencyConflict as lost:
+                log.info("decisions were overtaken: %s", lost)
+            except Conflict as refused:
+                log.info("decisions are refused: %s", refused)
+                break
+            # What moved a stream is committed, though it may not be readable in the order of the log yet.
+            now = [append for each in appends if (append := await self._rebased(each)) is not None]
+            if not now:
+                return ()
+        stored: list[StoredEvent] = []
+        # One by one, in their order: what needs a seat or a slot that is not free after all, the constraints refuse.
+        for append in now if len(now) > 1 else ():
+            with contextlib.suppress(ConcurrencyConflict, Conflict):
+                stored += await self._log.append(append)
         return stored
 
-    async def _append_one(self, append: Append) -> Sequence[StoredEvent]:
-        """Append to one stream, as it is now if it moved. Raises `ConcurrencyConflict` if it moves again and again."""
+    async def _rebased(self, append: Append) -> Append | None:
         workflow = self.cluster.workflows.get(append.stream.removeprefix(STREAM_PREFIX))
-        for _ in range(TRIES):
-            # What moved it is committed, though it may not be readable in the order of the log yet.
-            now = append if workflow is None else await rebased(self._log, workflow, append)
-            if now is None:
-                return ()
-            with contextlib.suppress(ConcurrencyConflict):
-                return await self._log.append(now)
-        raise ConcurrencyConflict
+        return append if workflow is None else await rebased(self._log, workflow, append)
 
     async def _wait_for(self, appended: Iterable[StoredEvent]) -> None:
         last = max(event.cursor for event in appended)
