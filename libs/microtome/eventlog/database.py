@@ -115,9 +115,14 @@ async def prepare(connection: Connection) -> None:
 
 
 async def _as_it_was(connection: Connection) -> None:
-    """Nothing to undo when a connection is given back: here, settings are made and locks are taken for a transaction
-    only. The driver's own reset would cost as much as a small query.
+    """Undo what the borrower left when a connection is given back: a transaction whose end was cut short, by a
+    cancellation say. The next borrower would write into it, and nothing would ever commit that.
+
+    Nothing else needs undoing: settings are made and locks are taken for a transaction only. The driver's own reset
+    would cost as much as a small query, each time.
     """
+    if connection.is_in_transaction():
+        await connection.execute("rollback")
 
 
 class Database:
