@@ -91,7 +91,8 @@ async def large_jobs(floor: Floor, shares: list[Callable[[], int]]) -> AsyncIter
     feeding = [asyncio.create_task(floor.feed(f"a{n}", LARGE, share)) for n, share in enumerate(shares)]
     try:
         async with asyncio.timeout(20):
-            while len(set(floor.served)) < len(shares):
+            # Long enough for every job to have as much outstanding as it may.
+            while len(set(floor.served)) < len(shares) or len(floor.served) < 40 * len(shares):
                 await asyncio.sleep(0.005)
         yield
     finally:
