@@ -59,7 +59,8 @@ class Shares:
         self._credit = credit
         self._running = running
         self._standings = standings
-        self._here: dict[str, str] = {}
+        # By handling, not by job: a next attempt may begin while the one before it clears up.
+        self._here: dict[object, tuple[str, str]] = {}
         self._elsewhere: dict[str, str] = {}
 
     async def look_for_ever(self) -> None:
@@ -81,18 +82,24 @@ class Shares:
 
     @contextlib.contextmanager
     def feeding(self, job_id: str, user_id: str) -> Iterator[None]:
-        """Count a job among those that this tiler feeds, for the length of the block."""
-        self._here[job_id] = user_id
+        """Count a job among those that this tiler feeds, for the length of the block; attempts at it count once."""
+        handling = object()
+        self._here[handling] = job_id, user_id
         try:
             yield
         finally:
-            del self._here[job_id]
-            self._elsewhere.pop(job_id, None)
+            del self._here[handling]
+            if job_id not in self._fed_here():
+                self._elsewhere.pop(job_id, None)
+
+    def _fed_here(self) -> dict[str, str]:
+        return dict(self._here.values())
 
     def of(self, job_id: str) -> int:
         """Return how many batches a job that is fed here may have outstanding now."""
-        user = self._here[job_id]
-        everyone: Mapping[str, str] = self._elsewhere | self._here
+        here = self._fed_here()
+        user = here[job_id]
+        everyone: Mapping[str, str] = self._elsewhere | here
         jobs = [other for other, whose in everyone.items() if whose == user]
         # Tilers take the same turns, as far as their clocks agree.
         return shares(self._credit, jobs, int(time.time() / TURN_S))[job_id]

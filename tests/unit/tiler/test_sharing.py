@@ -38,6 +38,18 @@ def test_jobs_of_others_cost_nothing_and_own_ones_are_divided() -> None:
         assert mine.of("a1") == 4
 
 
+def test_a_next_attempt_that_begins_while_the_last_one_ends_keeps_its_share() -> None:
+    mine = Shares(4, _Nothing(), _Nothing())
+    with mine.feeding("other", "ada"):
+        old, new = mine.feeding("job", "ada"), mine.feeding("job", "ada")
+        with old:
+            new.__enter__()
+            assert (mine.of("job"), mine.of("other")) == (2, 2), "two attempts are one job"
+        assert (mine.of("job"), mine.of("other")) == (2, 2)
+        new.__exit__(None, None, None)
+        assert mine.of("other") == 4
+
+
 class _Nothing:
     """An installation in which nothing else runs."""
 
