@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from microtome import process
-from microtome.bus.headers import CloudEvent
 from microtome.bus.jetstream import JetStreamBus
 from microtome.bus.memory import MemoryBus
 from microtome.bus.ordered import OrderedReader
 from microtome.bus.topology import PLAN
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import JobCancelled, SeatGranted, ServiceAlive, TilesInferred
+from microtome.contracts.messages import JobProgress, SeatGranted, ServiceAlive, TilesInferred
 from microtome.domain.limits import Limits
-from microtome.eventlog.database import Listener
+from microtome.eventlog.database import Database
+from microtome.eventlog.database import Listener as LogListener
 from microtome.eventlog.log import START, Cursor, StoredEvent
 from microtome.eventlog.memory import MemoryEventLog
+from microtome.eventlog.migrate import migrate
+from microtome.eventlog.postgres import PostgresEventLog
 from services.gateway import hub as hubs
-from services.gateway import live, places, sweeping
+from services.gateway import places, sweeping
 from services.gateway.attendance import Attendance
-from services.gateway.hub import Hub, Json, Outbox
+from services.gateway.facts import Facts, Interest
+from services.gateway.hub import Hub, Listener
 from services.gateway.places import Places
+from services.gateway.snapshots import Snapshot, Snapshots
+from services.gateway.teller import Teller
 from services.gateway.uploads import UploadStore
 from services.tiler.feeding import Feeder
 from tests.integration.eventlog.facts import store
@@ -81,21 +84,11 @@ async def test_a_reader_goes_on_where_it_was(fresh_nats_url: str, monkeypatch: p
 
 
 async def test_the_wake_ups_of_the_log_go_on(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Listener, "_listen", stumbling(Listener._listen))
-    listener = Listener(database_url, "channel")
+    monkeypatch.setattr(LogListener, "_listen", stumbling(LogListener._listen))
+    listener = LogListener(database_url, "channel")
     listener.start()
     assert await listener.beyond(0, 10) == 1
     await listener.stop()
-
-
-class Fragile(Outbox):
-    """Breaks at its first event."""
-
-    def add_event(self, event: Json) -> None:
-        if not self.overflowed:
-            self.overflowed = True
-            raise RuntimeError("unforeseen")
-        super().add_event(event)
 
 
 @pytest.fixture
@@ -105,52 +98,53 @@ async def bus() -> AsyncIterator[MemoryBus]:
     await bus.close()
 
 
-async def test_the_hub_deals_out_after_a_message_that_it_could_not(bus: MemoryBus) -> None:
-    async def versions(workflows: Iterable[str]) -> Mapping[str, int]:
-        return {}
+@pytest.fixture
+async def hub(bus: MemoryBus, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    """A hub that listens on a real log, and forgives itself soon."""
+    monkeypatch.setattr(hubs, "_RECONNECT_S", 0.01)
 
-    async def tell(number: int) -> None:
-        message = JobCancelled(job_id=f"j{number}")
-        headers = CloudEvent(
-            id=f"{number}", type="t", source="s", subject="workflow-w", time=(await _event()).at
-        ).to_headers()
-        await bus.publish(
-            "events.ada.workflow.w.JobCancelled", to_bytes(message), message_id=f"{number}", headers=headers
-        )
+    async def wait(seconds: float) -> bool:
+        await asyncio.sleep(min(seconds, 0.01))
+        return False
 
-    hub = Hub(bus, versions)
-    outbox = Fragile("w", None)
-    hub.start()
-    hub.join(outbox)
-    await until(lambda: len(bus._subscriptions) == 2)
-    await tell(1)
-    await until(lambda: outbox.overflowed)
-    await tell(2)
-    await until(lambda: len(outbox._events) == 1)
-    assert outbox._events[0]["job_id"] == "j2"
-    await hub.stop()
+    await migrate(database_url)
+    async with await Database.connect(database_url) as database:
+        hub = Hub(bus, Facts(database), wait, 10)
+        await hub.start()
+        yield hub
+        await hub.stop()
 
 
-async def _event() -> StoredEvent:
-    (event,) = await store(MemoryEventLog(), "seats", SeatGranted(user_id="ada", seat=0))
-    return event
+async def test_the_hub_reads_on_after_an_error(hub: Hub, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.facts, "page", stumbling(hub.facts.page))
+    listener = Listener(Interest("ada"))
+    hub.join(listener)
+    async with await Database.connect(database_url) as database:
+        await store(PostgresEventLog(database, []), "seats", SeatGranted(user_id="ada", seat=0))
+    await until(lambda: listener.due is not None)
+    facts = hub.due(listener)
+    assert facts is not None
+    assert [b"SeatGranted" in fact.message for fact in facts] == [True]
 
 
-async def test_the_hub_compares_versions_after_it_could_not(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "POLL_S", 0.01)
+async def test_the_hub_deals_out_after_a_message_that_it_could_not(
+    hub: Hub, bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener(Interest("ada"))
+    hub.join(listener)
+    real, failures = listener.note_progress, iter((RuntimeError("unforeseen"),))
 
-    async def versions(workflows: Iterable[str]) -> Mapping[str, int]:
-        return dict.fromkeys(workflows, 7)
+    def note(progress: JobProgress) -> None:
+        for failure in failures:
+            raise failure
+        real(progress)
 
-    hub = Hub(bus, stumbling(versions))
-    hub.start()
-    await until(lambda: len(bus._subscriptions) == 2)
-    outbox = Outbox("w", None)
-    await outbox.take()
-    hub.join(outbox)
-    async with asyncio.timeout(10):
-        assert await outbox.take() == ([], True, [])
-    await hub.stop()
+    monkeypatch.setattr(listener, "note_progress", note)
+    await until(lambda: len(bus._subscriptions) == 1)
+    for job in ("j1", "j2"):
+        await bus.announce(f"progress.ada.w.{job}", to_bytes(JobProgress(job_id=job, workflow_id="w", attempt=1)))
+    await until(lambda: listener.has_progress)
+    assert [progress.job_id for progress in listener.take_progress()] == ["j2"]
 
 
 async def test_attendance_is_taken_after_a_message_that_could_not_be_noted(
@@ -173,20 +167,24 @@ async def test_attendance_is_taken_after_a_message_that_could_not_be_noted(
     await attendance.stop()
 
 
+class Swept:
+    """What is swept after the slides."""
+
+    times = 0
+
+    async def sweep(self) -> None:
+        self.times += 1
+
+
 async def test_half_stored_slides_are_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "SWEEP_EVERY_S", 0.01)
     uploads = UploadStore(tmp_path, 1000)
     uploads.open()
-    sweeper = sweeping.Sweeper(uploads, MemoryEventLog())
-    swept = asyncio.Event()
-
-    async def sweep() -> None:
-        swept.set()
-
-    monkeypatch.setattr(sweeper, "sweep", stumbling(sweep))
+    swept = Swept()
+    sweeper = sweeping.Sweeper(uploads, MemoryEventLog(), swept, swept)  # type: ignore[arg-type]
+    monkeypatch.setattr(sweeper, "sweep", stumbling(sweeper.sweep))
     sweeper.start()
-    async with asyncio.timeout(10):
-        await swept.wait()
+    await until(lambda: swept.times >= 2)
     await sweeper.stop()
 
 
@@ -209,7 +207,7 @@ async def test_the_tiler_listens_on_after_an_announcement_that_makes_no_sense(bu
         "job",
         1,
         handling="job:1:x",
-        credit=2,
+        share=lambda: 2,
         batch_size=2,
         stalled_s=1.0,
         progress=lambda _done, _cells: None,
@@ -260,54 +258,65 @@ async def test_places_follow_and_announce_after_errors(monkeypatch: pytest.Monke
     await following.stop()
 
 
-class Wire:
-    """The far end of a websocket."""
+class Told:
+    """The far end of a live view."""
 
     def __init__(self) -> None:
-        self.sent: list[str] = []
+        self.messages: list[bytes] = []
 
-    async def send_text(self, text: str) -> None:
-        self.sent.append(text)
+    async def fact(self, message: bytes, _position: Cursor) -> None:
+        self.messages.append(message)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def snapshot(self, message: bytes, _position: Cursor) -> None:
+        self.messages.append(message)
+
+    async def progress(self, message: bytes) -> None:
+        self.messages.append(message)
+
+    async def heartbeat(self) -> bool:
+        return True
+
+
+class Shown(Snapshots):
+    """Snapshots of nothing in particular."""
+
+    def __init__(self) -> None:
         pass
 
+    async def first(self, interest: Interest) -> Snapshot:
+        return Snapshot(interest.user_id, b"{}", START, False)
 
-class View(BaseModel):
-    name: str = "w"
-
-
-async def _snapshot() -> tuple[str, BaseModel, int]:
-    return "workflow", View(), 1
+    renewed = first
 
 
-@pytest.mark.parametrize("steps", range(8))
-async def test_a_teller_hears_its_cancellation_whenever_it_comes(steps: int) -> None:
-    outbox, wire = Outbox(f"{uuid.uuid4()}", None), Wire()
-    task = asyncio.create_task(live._Teller(wire, outbox, _snapshot).run())  # type: ignore[arg-type]
-    await until(lambda: len(wire.sent) == 1)
-    await asyncio.sleep(0.01)
-    outbox.add_event({"kind": "event", "job_id": None})
-    for _ in range(steps):
-        await asyncio.sleep(0)
-    task.cancel()
-    done, _ = await asyncio.wait([task], timeout=0.5)
-    if not done:
+async def test_a_teller_hears_its_cancellation_whenever_it_comes(hub: Hub) -> None:
+    for steps in range(8):
+        listener, voice = Listener(Interest("ada")), Told()
+        hub.join(listener)
+        task = asyncio.create_task(Teller(hub, Shown(), listener, voice, None, lambda _seconds: None).run())
+        await until(lambda voice=voice: len(voice.messages) == 1)  # type: ignore[misc]
+        await asyncio.sleep(0.01)
+        listener.note_progress(JobProgress(job_id="j", workflow_id="w", attempt=1))
+        for _ in range(steps):
+            await asyncio.sleep(0)
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    assert done, "the cancellation was swallowed"
-    assert task.cancelled()
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        if not done:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        assert done, "the cancellation was swallowed"
+        assert task.cancelled()
 
 
-async def test_what_a_cancelled_take_did_not_return_is_still_there() -> None:
-    outbox = Outbox("w", None)
-    await outbox.take()
-    task = asyncio.create_task(outbox.take())
+async def test_what_was_noted_while_a_wait_was_cancelled_is_still_there() -> None:
+    listener = Listener(Interest("ada"))
+    task = asyncio.create_task(listener.wait())
     await asyncio.sleep(0)
-    outbox.add_event({"kind": "event", "job_id": None})
+    listener.note_fact(3)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
-    events, stale, _ = await outbox.take()
-    assert (len(events), stale) == (1, True)
+    async with asyncio.timeout(10):
+        await listener.wait()
+    assert (listener.due, listener.stale) == (3, True)
