@@ -2,8 +2,9 @@
 
 Promises: a token bucket per user that all gateway processes share, kept by the database's clock in one atomic
 statement, so that however many processes there are a user gets a burst and then so many per second, no more. What is
-left is said with every answer, and when to come back with every refusal.
-Refuses: to count a repeated submission (same `Idempotency-Key`) as a new one.
+left is said with every answer, and when to come back with every refusal. Of unfinished jobs a user has about as many as
+allowed: they are counted before they are recorded, so that requests at the same moment may together bring a few more.
+Refuses: to know what a request would record; whoever asks for a token knows that it is not recorded already.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ select count(*) from (
     select from jobs where user_id = $1 and status in ('DRAFT', 'PENDING', 'RUNNING') limit $2
 ) as unfinished
 """
-_RECORDED = "select exists (select from workflows where workflow_id = $1 and user_id = $2)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,6 @@ class RateLimit:
         async with self._database.connection() as connection:
             full_in = await connection.fetchval(_PEEK, user_id)
         return self._allowance(full_in)
-
-    async def recorded(self, user_id: str, workflow_id: str) -> bool:
-        """Whether the user has this workflow already, so that submitting it again asks for nothing new."""
-        async with self._database.connection() as connection:
-            return bool(await connection.fetchval(_RECORDED, workflow_id, user_id))
 
     async def make_room(self, user_id: str, jobs: int) -> None:
         """Check that a user may have so many more jobs. Raises `TooManyJobs`."""

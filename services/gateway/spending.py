@@ -1,6 +1,6 @@
 """What a submission costs its user, asked for before it is recorded.
 
-Promises: one token for one submission, however many jobs it has; none for one that is recorded already.
+Promises: one token for one submission, however many jobs it has. Who asks knows that it is not recorded already.
 Refuses: to give tokens back; a submission that is found wrong only later has cost as much work as a right one.
 """
 
@@ -12,13 +12,8 @@ from services.gateway.admission import add_headers
 from services.gateway.context import Gateway
 
 
-async def spend(gateway: Gateway, request: Request, user: str, jobs: int, workflow_id: str | None = None) -> None:
-    """Let a user add so many jobs, or not. Raises `RateLimited`, `TooManyJobs`.
-
-    `workflow_id`: where the request says which workflow it would make, so that a repeated one is known.
-    """
-    if workflow_id is not None and await gateway.rate_limit.recorded(user, workflow_id):
-        return
+async def spend(gateway: Gateway, request: Request, user: str, jobs: int) -> None:
+    """Let a user add so many jobs, or not. Raises `RateLimited`, `TooManyJobs`."""
     allowance = await gateway.rate_limit.take(user)
     if allowance is not None:
         add_headers(request.scope, allowance.headers())

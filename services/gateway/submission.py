@@ -1,23 +1,25 @@
 """From a submitted JSON document to events.
 
 Promises: what is accepted names slides of its user that its jobs can work on, and a graph that can be walked. The
-same `Idempotency-Key` gives the same workflow, and adds the same jobs only once. Refuses: to start anything; the
-scheduler does.
+same `Idempotency-Key` gives the same workflow, and adds the same jobs only once, whatever became of the slides and of
+the server's defaults since: a repeated request is known by its own digest. Refuses: to start anything; the scheduler
+does.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import JobsAdded, JobSpec, SlideRegistered
+from microtome.contracts.messages import Event, JobsAdded, JobSpec, SlideRegistered
 from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.commands import AddJobs, Submit
 from microtome.domain.limits import Limits
 from microtome.domain.workflow import Workflow, decide, evolve
 from microtome.errors import ConcurrencyConflict, Conflict, InvalidWorkflow
-from microtome.eventlog.log import Append, EventLog, StoredEvent
+from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
 from microtome.readmodels.queries import Queries
 from microtome.readmodels.rows import WorkflowRecord
 from microtome.workflows import Workflows, new_event, stream_of
@@ -29,6 +31,8 @@ _NAMESPACE = uuid.UUID("0d0c2f0b-7b0e-4f5a-9a53-1f1c8a6f5b52")
 MAX_EVENT_BYTES = 512 * 1024
 # A race is lost only when another writer won it.
 _TRIES = 20
+# Of an event's `meta`: the digest of the request that asked for it under an Idempotency-Key.
+REQUEST = "request"
 
 
 class Submissions:
@@ -43,6 +47,18 @@ class Submissions:
         self._limits = limits
         self.defaults = defaults
 
+    async def submitted_before(self, user_id: str, wanted: WorkflowIn, idempotency_key: str | None) -> str | None:
+        """The workflow that this very request made before; None if it is new.
+
+        Raises `Conflict` when the idempotency key was used for a different workflow.
+        """
+        if idempotency_key is None:
+            return None
+        workflow_id = str(workflow_id_for(user_id, idempotency_key))
+        event = await self._event(workflow_id, _submission_id(workflow_id))
+        # What was recorded without a digest is compared when it is appended again.
+        return None if event is None or not _is_repeated(event, wanted) else workflow_id
+
     async def submit(self, user_id: str, wanted: WorkflowIn, idempotency_key: str | None) -> WorkflowRecord:
         """Record the workflow and return it as it was recorded; if it was repeated, more may have happened since.
 
@@ -52,65 +68,68 @@ class Submissions:
         workflow_id = str(workflow_id_for(user_id, idempotency_key))
         jobs = await self._specs(user_id, wanted.jobs, job_ids(workflow_id, wanted.jobs), draft=wanted.draft)
         command = Submit(workflow_id, user_id, wanted.name, jobs, branches(wanted.branches))
-        first, *rest = decide(None, command)
-        _check_size(to_bytes(first))
-        ids = _event_ids(uuid.uuid5(_NAMESPACE, workflow_id), 1 + len(rest))
-        events = tuple(
-            new_event(event, user_id, event_id=each) for event, each in zip((first, *rest), ids, strict=True)
-        )
-        stored = await self._log.append(Append(stream_of(workflow_id), 0, events))
+        events = decide(None, command)
+        _check_size(*(to_bytes(event) for event in events))
+        new = _new_events(events, user_id, _submission_id(workflow_id), wanted, idempotency_key)
+        stored = await self._log.append(Append(stream_of(workflow_id), 0, new))
         crash_point(CrashPoint.GATEWAY_AFTER_COMMIT_BEFORE_ANSWER)
-        if stored[0].message != first:
+        if not _is_repeated(stored[0], wanted) and stored[0].message != events[0]:
             raise Conflict("This Idempotency-Key was used for a different workflow.")
         return _record(stored)
+
+    async def added_before(
+        self, user_id: str, workflow_id: str, wanted: JobsIn, idempotency_key: str | None
+    ) -> tuple[str, ...] | None:
+        """The ids of the jobs that this very request added before; None if it is new.
+
+        Raises `Conflict` when the idempotency key was used for different jobs.
+        """
+        if idempotency_key is None:
+            return None
+        event = await self._event(workflow_id, _addition_id(user_id, workflow_id, idempotency_key))
+        if event is None or not isinstance(event.message, JobsAdded) or not _is_repeated(event, wanted):
+            return None
+        return tuple(job.job_id for job in event.message.jobs)
 
     async def add(self, user_id: str, workflow_id: str, wanted: JobsIn, idempotency_key: str | None) -> tuple[str, ...]:
         """Add jobs to a workflow, whose user is known to be this one, and return their ids.
 
         Raises the same, and `Conflict` when a key is taken.
         """
-        event_id = None if idempotency_key is None else _addition_id(user_id, workflow_id, idempotency_key)
         slides = await self._slides(user_id, wanted.jobs)
         for _ in range(_TRIES):
+            before = await self.added_before(user_id, workflow_id, wanted, idempotency_key)
+            if before is not None:
+                return before
             workflow, version = await self._workflows.load(workflow_id)
             # Of all jobs, because new ones may depend on those that are there.
             ids = {job.key: job_id for job_id, job in workflow.jobs.items()} | job_ids(workflow_id, wanted.jobs)
             jobs = specs(wanted.jobs, ids, slides, self.defaults, draft=wanted.draft)
-            command = AddJobs(jobs, branches(wanted.branches))
-            if event_id is not None and await self._added_before(workflow_id, event_id, command):
-                break
-            if await self._appended(workflow, version, command, event_id):
-                break
-        else:
-            raise ConcurrencyConflict
-        return tuple(job.job_id for job in jobs)
+            events = decide(workflow, AddJobs(jobs, branches(wanted.branches)), self._limits)
+            if not events or await self._appended(workflow, version, events, wanted, idempotency_key):
+                return tuple(job.job_id for job in jobs)
+        raise ConcurrencyConflict
 
-    async def added_before(self, user_id: str, workflow_id: str, idempotency_key: str | None) -> bool:
-        """Whether something was added to the workflow under this key."""
-        if idempotency_key is None:
-            return False
-        return await self._event(workflow_id, _addition_id(user_id, workflow_id, idempotency_key)) is not None
-
-    async def _appended(self, workflow: Workflow, version: int, command: AddJobs, event_id: uuid.UUID | None) -> bool:
+    async def _appended(
+        self,
+        workflow: Workflow,
+        version: int,
+        events: Sequence[Event],
+        wanted: JobsIn,
+        idempotency_key: str | None,
+    ) -> bool:
         """Whether the jobs were added; False when somebody else changed the workflow first."""
-        events = decide(workflow, command, self._limits)
         _check_size(*(to_bytes(event) for event in events))
-        ids = _event_ids(event_id or uuid.uuid4(), len(events))
-        new = tuple(new_event(event, workflow.user_id, event_id=each) for event, each in zip(events, ids, strict=True))
+        workflow_id, user_id = workflow.workflow_id, workflow.user_id
+        first = _addition_id(user_id, workflow_id, idempotency_key) if idempotency_key is not None else uuid.uuid4()
+        new = _new_events(events, user_id, first, wanted, idempotency_key)
         try:
-            await self._log.append(Append(stream_of(workflow.workflow_id), version, new))
+            stored = await self._log.append(Append(stream_of(workflow_id), version, new))
         except ConcurrencyConflict:
             return False
+        if not _is_repeated(stored[0], wanted) and stored[0].message != events[0]:
+            raise Conflict("This Idempotency-Key was used for different jobs.")
         return True
-
-    async def _added_before(self, workflow_id: str, event_id: uuid.UUID, command: AddJobs) -> bool:
-        stored = await self._event(workflow_id, event_id)
-        if stored is None:
-            return False
-        added = stored.message
-        if isinstance(added, JobsAdded) and (added.jobs, added.branches) == (command.jobs, command.branches):
-            return True
-        raise Conflict("This Idempotency-Key was used for different jobs.")
 
     async def _event(self, workflow_id: str, event_id: uuid.UUID) -> StoredEvent | None:
         events = await self._log.read_stream(stream_of(workflow_id))
@@ -132,13 +151,37 @@ def workflow_id_for(user_id: str, idempotency_key: str | None) -> uuid.UUID:
     return uuid.uuid4() if idempotency_key is None else uuid.uuid5(_NAMESPACE, f"{user_id}/{idempotency_key}")
 
 
+def _submission_id(workflow_id: str) -> uuid.UUID:
+    return uuid.uuid5(_NAMESPACE, workflow_id)
+
+
 def _addition_id(user_id: str, workflow_id: str, idempotency_key: str) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, f"{user_id}/{workflow_id}/{idempotency_key}")
 
 
-def _event_ids(first: uuid.UUID, count: int) -> tuple[uuid.UUID, ...]:
-    """Ids for what is appended together: repeated, it has the same ones."""
-    return (first, *(uuid.uuid5(first, str(number)) for number in range(1, count)))
+def _new_events(
+    events: Sequence[Event], user_id: str, first: uuid.UUID, wanted: WorkflowIn | JobsIn, idempotency_key: str | None
+) -> tuple[NewEvent, ...]:
+    """What is appended together: repeated, it has the same ids, and the first event knows the request."""
+    ids = (first, *(uuid.uuid5(first, str(number)) for number in range(1, len(events))))
+    metas = ({} if idempotency_key is None else {REQUEST: _digest(wanted)}, *({} for _ in events[1:]))
+    return tuple(
+        new_event(event, user_id, event_id=event_id, meta=meta)
+        for event, event_id, meta in zip(events, ids, metas, strict=True)
+    )
+
+
+def _digest(wanted: WorkflowIn | JobsIn) -> str:
+    """Of what the request says, however its JSON is written. What a later release may add is not said here."""
+    return sha256(wanted.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
+
+def _is_repeated(event: StoredEvent, wanted: WorkflowIn | JobsIn) -> bool:
+    """Whether the event was asked for by this very request; False if it does not say. Raises `Conflict` for another."""
+    digest = event.meta.get(REQUEST)
+    if digest is not None and digest != _digest(wanted):
+        raise Conflict("This Idempotency-Key was used for a different request.")
+    return digest is not None
 
 
 def _check_size(*events: bytes) -> None:

@@ -15,8 +15,8 @@ from services.gateway.documents import JobsIn, WorkflowIn
 from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
 from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.quick import QuickRead
+from services.gateway.showing import Shown
 from services.gateway.spending import spend
-from services.gateway.submission import workflow_id_for
 from services.gateway.user import User
 
 router = APIRouter(tags=["workflows"])
@@ -42,14 +42,17 @@ async def submit(
     wanted: WorkflowIn, request: Request, user: User, gateway: Context, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Record a graph of jobs; they start as soon as the limits allow, drafts when you start them."""
-    repeatable = None if idempotency_key is None else str(workflow_id_for(user, idempotency_key))
-    await spend(gateway, request, user, len(wanted.jobs), repeatable)
-    record = await gateway.submissions.submit(user, wanted, idempotency_key)
-    workflow_id = record.state.workflow_id
-    if idempotency_key is None:
-        shown = gateway.showing.fresh(record)
-    else:
-        shown = await gateway.showing.workflow(user, workflow_id)
+    workflow_id = await gateway.submissions.submitted_before(user, wanted, idempotency_key)
+    if workflow_id is None:
+        await spend(gateway, request, user, len(wanted.jobs))
+        record = await gateway.submissions.submit(user, wanted, idempotency_key)
+        workflow_id = record.state.workflow_id
+        if idempotency_key is None:
+            return _submitted(workflow_id, gateway.showing.fresh(record))
+    return _submitted(workflow_id, await gateway.showing.workflow(user, workflow_id))
+
+
+def _submitted(workflow_id: str, shown: Shown) -> Response:
     return accepted(shown.rendered, {"Location": f"/api/v1/workflows/{workflow_id}"})
 
 
@@ -138,8 +141,10 @@ async def add(
 ) -> tuple[str, ...]:
     """Add jobs to a workflow of the user; their ids. Raises `NotFound` and what `Submissions.add` raises."""
     await gateway.showing.check_owner(user, workflow_id)
-    if not await gateway.submissions.added_before(user, workflow_id, idempotency_key):
-        await spend(gateway, request, user, len(wanted.jobs))
+    before = await gateway.submissions.added_before(user, workflow_id, wanted, idempotency_key)
+    if before is not None:
+        return before
+    await spend(gateway, request, user, len(wanted.jobs))
     return await gateway.submissions.add(user, workflow_id, wanted, idempotency_key)
 
 

@@ -116,6 +116,13 @@ async def test_jobs_are_added_later_and_only_once(gateway: Running) -> None:
     assert (x["depends_on"], y["depends_on"]) == ([mask["id"]], [x["id"]])
     assert added.json()["branches"][-1] == {"name": "new", "policy": "continue"}
     assert x["created_at"] > mask["created_at"]
+    # Of its branch one policy was chosen before, another one now.
+    again = {"jobs": [job(slide, "v", branch="new"), job(slide, "u", branch="newer")]}
+    again["branches"] = [{"name": "newer", "policy": "skip"}]
+    for key in ("p", "p", None):
+        added = await gateway.post(path, json=again, headers={"Idempotency-Key": key} if key else {})
+        assert added.status_code == 202, added.text
+        assert [each["key"] for each in added.json()["jobs"]] == ["mask", "x", "y", "v", "u"]
     other = await gateway.post(path, json={"jobs": [job(slide, "z")]}, headers={"Idempotency-Key": "k"})
     await gateway.assert_problem(other, 409, "conflict")
 

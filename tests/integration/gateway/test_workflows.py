@@ -75,6 +75,25 @@ async def test_the_same_key_gives_the_same_workflow(gateway: Running) -> None:
     assert len((await gateway.get("/workflows")).json()["items"]) == 1
 
 
+async def test_a_repeated_request_is_known_whatever_became_of_its_slide(gateway: Running) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    first = await gateway.submit(job(slide, draft=True), headers={"Idempotency-Key": "w"})
+    path = f"/workflows/{first.json()['id']}/jobs"
+    added = await gateway.post(path, json=job(slide, "b", draft=True), headers={"Idempotency-Key": "j"})
+    await gateway.post(f"/workflows/{first.json()['id']}/cancel")
+    deleted = await gateway.http.delete(f"/api/v1/slides/{slide}", headers=gateway.as_user("ada"))
+    assert deleted.status_code == 204, deleted.text
+    again = await gateway.submit(job(slide, draft=True), headers={"Idempotency-Key": "w"})
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    more = await gateway.post(path, json=job(slide, "b", draft=True), headers={"Idempotency-Key": "j"})
+    assert more.status_code == 202, more.text
+    assert len(more.json()["jobs"]) == len(added.json()["jobs"]) == 2
+    changed = await gateway.submit(job(slide), headers={"Idempotency-Key": "w"})
+    await gateway.assert_problem(changed, 409, "conflict")
+    changed = await gateway.post(path, json=job(slide, "b"), headers={"Idempotency-Key": "j"})
+    await gateway.assert_problem(changed, 409, "conflict")
+
+
 async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> None:
     slide = await registered(gateway, mpp=0.5)
     no_mpp = await registered(gateway, mpp=None)
