@@ -3,7 +3,8 @@
 Promises: the rows come from the domain's fold of each stream (`folding`), not from the projection that wrote the live
 ones, so that `verify` holds two ways of reading the log against each other, row by row. Neither reads the whole log
 into memory, and neither hides a row from a reader: `rebuild` changes rows that differ, in one transaction, and leaves
-all others alone. `verify` keeps nobody waiting; during `rebuild` appends wait while rows are compared.
+all others alone. `verify` takes no lock and compares in a transaction that writes nothing, so that appends go on and
+are seen at once; during `rebuild` appends wait while rows are compared.
 Refuses: to believe a row. What differs from the log is replaced by what the log says.
 """
 
@@ -42,6 +43,9 @@ select distinct stream from events
 where xid >= pg_snapshot_xmin($1::text::pg_snapshot) and not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
 """
 _STREAM = itemgetter("stream")
+# Where a row comes from: the column that follows the prefix in the name of its stream.
+_PREFIXES = {"slides": SLIDE_PREFIX, "workflows": STREAM_PREFIX, "jobs": STREAM_PREFIX}
+_OWNERS = {"slides": "slide_id", "workflows": "workflow_id", "jobs": "workflow_id"}
 _KEYS = {"slides": "slide_id", "workflows": "workflow_id", "jobs": "job_id", "seats": "seat"}
 
 
@@ -79,22 +83,51 @@ async def verify(database: Database, upcasters: Upcasters = UPCASTERS) -> tuple[
     async with _shadow(database, upcasters) as shadow:
         await shadow.fold_all()
         await shadow.catch_up()
-        # One snapshot of the log and the rows: they are written together.
-        async with shadow.writer.transaction(isolation="repeatable_read"):
-            await shadow.catch_up()
-            differences: list[Difference] = []
-            for table in TABLES:
-                for row in await shadow.writer.fetch(_differing(table)):
-                    differences += [
-                        Difference(table, side, row[side]) for side in ("table", "log") if row[side] is not None
-                    ]
+        # One snapshot of the log and the rows: they are written together. It only reads: a transaction that wrote
+        # something, be it into its own temporary tables, hides from all readers what others append until it ends.
+        async with shadow.writer.transaction(isolation="repeatable_read", readonly=True):
+            changed = await shadow.changed()
+            events = await shadow.events_of(changed)
+            live = await _texts(shadow.writer, "public.", changed)
+            unlike = [(table, row) for table in TABLES for row in await shadow.writer.fetch(_differing(table))]
+        differences = [
+            Difference(table, side, row[side])
+            for table, row in unlike
+            if row["stream"] not in changed
+            for side in ("table", "log")
+            if row[side] is not None
+        ]
+        # What was appended to since the shadow was made is compared with a fold as of the same snapshot.
+        await shadow.forget(changed)
+        await shadow.take(events)
+        made = await _texts(shadow.writer, "pg_temp.shadow_", changed)
+        differences += [Difference(table, "table", row) for table, row in sorted(live - made)]
+        differences += [Difference(table, "log", row) for table, row in sorted(made - live)]
         return tuple(differences)
+
+
+async def _texts(connection: Connection, prefix: str, streams: Sequence[str]) -> set[tuple[str, str]]:
+    """Return (table, JSON text) of all rows that come from the streams."""
+    found = set()
+    for table in TABLES:
+        rows = await connection.fetch(
+            f"select to_jsonb(t)::text from {prefix}{table} t where {_stream(table)} = any($1::text[])",  # noqa: S608
+            streams,
+        )
+        found |= {(table, row[0]) for row in rows}
+    return found
+
+
+def _stream(table: str, column: str = "{0}") -> str:
+    """Return SQL for the stream that a row comes from."""
+    return f"'{_PREFIXES[table]}' || " + column.format(_OWNERS[table]) if table in _PREFIXES else f"'{SEATS}'"
 
 
 def _differing(table: str) -> str:
     key = _KEYS[table]
+    stream = _stream(table, "coalesce(live.{0}, made.{0})")
     return (
-        f'select to_jsonb(live)::text as "table", to_jsonb(made)::text as "log" '  # noqa: S608 - fixed names
+        f'select to_jsonb(live)::text as "table", to_jsonb(made)::text as "log", {stream} as stream '  # noqa: S608
         f"from public.{table} live full join pg_temp.shadow_{table} made on live.{key} = made.{key} "
         "where live is distinct from made"
     )
@@ -190,23 +223,38 @@ class _Shadow:
 
     async def catch_up(self) -> None:
         """Fold again the streams that were appended to since the last snapshot."""
+        changed = await self.changed()
+        await self.forget(changed)
+        for first in range(0, len(changed), 100):
+            await self.take(await self.events_of(changed[first : first + 100]))
+
+    async def changed(self) -> list[str]:
+        """Return the streams that were appended to since the last snapshot, and take the next; only reads."""
         before, self._snapshot = self._snapshot, await self.writer.fetchval(_SNAPSHOT)
-        changed = [row["stream"] for row in await self.writer.fetch(_CHANGED, before)]
-        if SEATS in changed:
-            changed.remove(SEATS)
-            self._fold(await self.writer.fetch(_SEATS_AFTER, self._seats.version))
-            await self.writer.execute("truncate pg_temp.shadow_seats")
-            self._keep(self._seats.rows())
-        for table, prefix in (("slides", SLIDE_PREFIX), ("workflows", STREAM_PREFIX), ("jobs", STREAM_PREFIX)):
-            ids = [stream.removeprefix(prefix) for stream in changed if stream.startswith(prefix)]
-            column = "slide_id" if table == "slides" else "workflow_id"
+        return [row["stream"] for row in await self.writer.fetch(_CHANGED, before)]
+
+    async def events_of(self, streams: Sequence[str]) -> list[asyncpg.Record]:
+        """Return all events of these streams, of the seats only those that were not folded yet; only reads."""
+        events = await self.writer.fetch(_OF_STREAMS, [stream for stream in streams if stream != SEATS])
+        if SEATS in streams:
+            events += await self.writer.fetch(_SEATS_AFTER, self._seats.version)
+        return events
+
+    async def forget(self, streams: Sequence[str]) -> None:
+        """Drop the rows that come from these streams, but for the seats."""
+        for table, prefix in _PREFIXES.items():
+            ids = [stream.removeprefix(prefix) for stream in streams if stream.startswith(prefix)]
             await self.writer.execute(
-                f"delete from pg_temp.shadow_{table} where {column} = any($1::text[])",  # noqa: S608 - fixed names
+                f"delete from pg_temp.shadow_{table} where {_OWNERS[table]} = any($1::text[])",  # noqa: S608
                 ids,
             )
-        for first in range(0, len(changed), 100):
-            self._fold(await self.writer.fetch(_OF_STREAMS, changed[first : first + 100]))
-            await self._store(BATCH)
+
+    async def take(self, events: Sequence[asyncpg.Record]) -> None:
+        """Fold whole streams, or the seats further, and store their rows."""
+        self._fold(events)
+        if any(event["stream"] == SEATS for event in events):
+            await self.writer.execute("truncate pg_temp.shadow_seats")
+            self._keep(self._seats.rows())
         await self._store(1)
 
     def _fold(self, records: Sequence[asyncpg.Record]) -> None:

@@ -29,6 +29,7 @@ from microtome.errors import ConcurrencyConflict, Conflict, NotFound
 from microtome.eventlog.database import Database
 from microtome.eventlog.log import Append
 from microtome.eventlog.postgres import PostgresEventLog
+from microtome.readmodels import rebuild as rebuilding
 from microtome.readmodels.queries import Queries
 from microtome.readmodels.rebuild import rebuild, verify
 from tests.integration.eventlog.facts import fact, slide, store, submitted
@@ -309,6 +310,61 @@ async def test_readers_and_writers_go_on_during_rebuild_and_verify(
     assert written >= 3
     assert await verify(database) == ()
     assert len((await queries.find_workflows("user0", limit=1000)).items) == written + 1
+
+
+async def test_what_is_appended_while_verify_compares_is_seen_at_once_and_is_no_difference(
+    log: PostgresEventLog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison is made to wait at a row that differs; the log's readers must not wait with it."""
+    await _random_history(log, random.Random(9), workflows=2, steps=10)
+    original = rebuilding._differing
+    monkeypatch.setattr(
+        rebuilding,
+        "_differing",
+        lambda table: original(table).replace("select ", "select pg_advisory_lock_shared(4711), ", 1),
+    )
+    catch_up = rebuilding._Shadow.catch_up
+
+    async def then_more(shadow: Any) -> None:
+        await catch_up(shadow)
+        # One that is new to the transaction which compares.
+        number = len(await log.read_all())
+        await store(log, f"slide-late{number}", slide(f"late{number}", "user0"))
+
+    monkeypatch.setattr(rebuilding._Shadow, "catch_up", then_more)
+    async with database.connection() as connection, database.session() as holder:
+        await connection.execute("update slides set filename = 'forged' where slide_id = 's1'")
+        await holder.execute("select pg_advisory_lock(4711)")
+        verifying = asyncio.create_task(verify(database))
+        async with asyncio.timeout(10):
+            while not await connection.fetchval("select count(*) from pg_locks where not granted"):
+                await asyncio.sleep(0.01)
+        before = await log.read_all()
+        await store(log, "slide-new", slide("new", "user0"))
+        assert len(await log.read_all()) == len(before) + 1
+        assert await log.oldest_writer() == 0
+        await holder.execute("select pg_advisory_unlock(4711)")
+        found = {(difference.table, difference.side) for difference in await verifying}
+    assert found == {("slides", "table"), ("slides", "log")}
+
+
+async def test_streams_that_move_before_the_comparison_are_compared_as_of_its_snapshot(
+    log: PostgresEventLog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the shadow's last fold and the snapshot: one workflow and the seats move, and one row is forged."""
+    await _random_history(log, random.Random(10), workflows=2, steps=10)
+    original = rebuilding._Shadow.catch_up
+
+    async def then_more(shadow: Any) -> None:
+        await original(shadow)
+        await store(log, "workflow-moved", submitted("moved", {"a": ("x", ()), "b": ("x", ())}, "user0"))
+        await store(log, "seats", SeatGranted(user_id="eve", seat=9))
+        await store(log, "slide-moved", slide("moved", "user0"))
+        await shadow.writer.execute("update jobs set key = 'forged' where job_id = 'moved-b'")
+
+    monkeypatch.setattr(rebuilding._Shadow, "catch_up", then_more)
+    found = [(difference.table, difference.side) for difference in await verify(database)]
+    assert found == [("jobs", "table"), ("jobs", "log")]
 
 
 async def _rows(database: Database) -> dict[str, list[str]]:
