@@ -1,7 +1,7 @@
 """Hurting a working stack, again and again, and measuring how soon work goes on.
 
-Promises: every harm is done while jobs run; the next one comes when all that ran at the last one went on, or after a
-minute. Refuses: to judge; `checker` does, from what is left.
+Promises: a harm waits until jobs run (they may end before it is done: its `running` says so); the next one comes when
+all that ran at the last one went on, or after a minute. Refuses: to judge; `checker` does, from what is left.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Blow:
     running: frozenset[str] = frozenset()
     """Jobs that ran then."""
     recovered_s: float | None = None
+    """Until all of them had gone on; None when one had not within `PATIENCE_S`. Says nothing when none ran."""
     reached: bool = True
     """False for a crash point that nothing came to in time."""
 

@@ -1,6 +1,6 @@
 """What can be done to a stack: the kinds of harm, and a plan of them from a seed.
 
-Promises: the same seed gives the same plan; a plan of enough kills has every kind and every named crash point in it.
+Promises: the same seed gives the same plan; a plan of enough harms has every kind and every named crash point in it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,17 @@ class Harm:
     delay_s: float
     point: CrashPoint | None = None
 
+    @property
+    def kills(self) -> bool:
+        """Whether it is a SIGKILL, and not a process that stands still or a store that forgets."""
+        return self.how in ("kill", "point")
+
     def __str__(self) -> str:
         return f"{self.how} {self.point or self.target}"
 
 
-def plan(seed: int, kills: int) -> list[Harm]:
-    """Return `kills` harms in a random order: two fifths at named points, the others at random times."""
+def plan(seed: int, count: int) -> list[Harm]:
+    """Return `count` harms in a random order: two fifths at named points, the others at random times."""
     chance = random.Random(seed)
     points = list(CrashPoint)
     chance.shuffle(points)
@@ -49,7 +54,7 @@ def plan(seed: int, kills: int) -> list[Harm]:
     zombies = itertools.cycle(WORKERS)
     kinds = itertools.cycle(_KINDS)
     harms = []
-    for kind in itertools.islice(kinds, kills):
+    for kind in itertools.islice(kinds, count):
         delay = round(chance.uniform(0.0, 3.0), 2)
         match kind:
             case "point":

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from microtome.crashpoint import CrashPoint
-from tests.chaos.__main__ import wage
-from tests.chaos.kills import Harm, plan
+from tests.chaos.__main__ import recovery, wage
+from tests.chaos.campaign import Blow
+from tests.chaos.kills import Harm, How, plan
 
 
 def test_a_plan_repeats_itself_and_leaves_nothing_out() -> None:
@@ -28,6 +29,21 @@ def test_a_plan_repeats_itself_and_leaves_nothing_out() -> None:
     }
 
 
+def test_recovery_counts_neither_rest_nor_guesses() -> None:
+    def blow(how: How, seconds: float | None, *, running: bool = True, reached: bool = True) -> Blow:
+        jobs = frozenset({"job"}) if running else frozenset()
+        return Blow(Harm(how, "tiler", 0.0), 0.0, jobs, seconds, reached)
+
+    fine = [blow("kill", 1.0), blow("kill", 3.0), blow("zombie", 20.0)]
+    found = recovery([*fine, blow("wipe", 0.0, running=False), blow("point", 0.0, reached=False)])
+    assert (found["harms"], found["kills"], found["at_rest"], found["recovered_late"]) == (4, 2, 1, 0)
+    assert (found["recovery_p50_s"], found["recovery_max_s"], found["recovered_in_time"]) == (3.0, 20.0, True)
+    late = recovery([*fine, blow("kill", None)])
+    assert (late["recovered_late"], late["recovery_max_s"], late["recovered_in_time"]) == (1, None, False)
+    assert not recovery([*fine, blow("kill", 31.0)])["recovered_in_time"]
+    assert not recovery([blow("kill", 0.0, running=False)])["recovered_in_time"]
+
+
 @pytest.mark.timeout(240)
 async def test_nothing_is_lost_or_done_twice(stack_home: Path) -> None:
     stack_home.mkdir(parents=True, exist_ok=True)
@@ -39,5 +55,9 @@ async def test_nothing_is_lost_or_done_twice(stack_home: Path) -> None:
     ]
     result = await wage(stack_home, 3, harms)
     assert result["faults"] == 0, result
-    assert result["kills"] == len(harms)
+    assert (result["harms"], result["kills"]) == (len(harms), 3)
+    # Every harm at which jobs ran was recovered from within a minute, and there was one.
+    assert result["recovered_late"] == 0, result
+    assert result["at_rest"] < len(harms), result
+    assert result["recovery_max_s"] <= 60.0, result
     assert result["cells_compared"] > 1000
