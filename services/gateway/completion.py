@@ -3,7 +3,7 @@
 Promises: an upload that came whole becomes a slide exactly as one that came in one request, also when the client or
 the gateway goes away meanwhile: whoever sweeps next finishes it, and registering it again changes nothing. A file
 that is refused is gone, and the upload says why until it expires. Expired uploads are removed.
-Refuses: to sweep what somebody is writing to.
+Refuses: to sweep what somebody is writing to, and to let one upload that cannot be dealt with hold up the others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Coroutine
 from pathlib import Path
 
 from microtome.errors import MicrotomeError
@@ -63,16 +64,21 @@ class Completion:
         """Finish what came whole, remove what expired, forget what nobody asks for any more. Raises `Unavailable`."""
         uploads = {upload.upload_id: upload for upload in await self._rows.everything()}
         for upload in uploads.values():
-            try:
-                await self._look_at(upload)
-            except UploadLocked:
-                continue
-            except MicrotomeError as error:
-                # Refused for good, and the upload says so; or it is tried again.
-                logger.warning("upload %s: %s", upload.upload_id, error)
+            await self._tried(upload.upload_id, self._look_at(upload))
         for upload_id in await asyncio.to_thread(self._store.folders):
             if upload_id not in uploads:
-                await self._remove(upload_id)
+                await self._tried(upload_id, self._remove(upload_id))
+
+    async def _tried(self, upload_id: str, step: Coroutine[None, None, None]) -> None:
+        try:
+            await step
+        except UploadLocked:
+            return
+        except (MicrotomeError, OSError) as error:
+            # Refused for good, and the upload says so; or it is tried again.
+            logger.warning("upload %s: %s", upload_id, error)
+        except Exception:
+            logger.exception("upload %s cannot be dealt with for now", upload_id)
 
     async def _look_at(self, upload: Upload) -> None:
         if not upload.resumable:

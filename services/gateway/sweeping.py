@@ -53,12 +53,12 @@ class Sweeper:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await self.sweep()
-                await self._completion.sweep()
-                await self._deletions.sweep()
-            except (MicrotomeError, OSError) as error:
-                logger.warning("what is half done is looked at later: %s", error)
-            except Exception:
-                logger.exception("what is half done is looked at later")
+            # Each by itself: what goes wrong with one must not keep the others from being done.
+            for sweep in (self.sweep, self._completion.sweep, self._deletions.sweep):
+                try:
+                    await sweep()
+                except (MicrotomeError, OSError) as error:
+                    logger.warning("what is half done is looked at later: %s", error)
+                except Exception:
+                    logger.exception("what is half done is looked at later")
             await asyncio.sleep(SWEEP_EVERY_S)

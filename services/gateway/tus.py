@@ -7,6 +7,7 @@ Refuses: uploads of unknown length, and concatenation; the size is what quota an
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -271,7 +272,8 @@ async def terminate(upload_id: str, user: User, gateway: Context) -> Response:
     await gateway.uploading.get(user, upload_id)
     async with gateway.resumable.locked(upload_id) as incoming:
         await gateway.uploading.remove(upload_id)
-        incoming.drop()
+        # Giving many gigabytes back takes a file system a while.
+        await asyncio.to_thread(incoming.drop)
     return Response(status_code=204)
 
 

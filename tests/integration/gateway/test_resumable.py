@@ -280,6 +280,19 @@ async def test_one_writer_at_a_time_and_what_stalls_is_let_go(start_gateway: Sta
         assert gateway.stored_files() == []
 
 
+async def test_one_upload_that_cannot_be_dealt_with_does_not_hold_up_the_others(gateway: Running) -> None:
+    client = Client(gateway)
+    stuck, expired = [(await client.create(5)).rpartition("/")[2] for _ in range(2)]
+    await client.patch(f"/api/v1/uploads/{stuck}", 0, b"1234")
+    (gateway.data_dir / "uploads" / stuck).write_text("where the slide's folder should be made")
+    async with gateway.gateway.database.connection() as connection:
+        await connection.execute("update uploads set size_bytes = 4 where upload_id = $1", stuck)
+        await connection.execute("update uploads set expires_at = clock_timestamp() where upload_id = $1", expired)
+    await gateway.gateway.completion.sweep()
+    assert [each["id"] for each in (await gateway.get("/uploads")).json()] == [stuck]
+    assert [folder.name for folder in (gateway.data_dir / "resumable").iterdir()] == [stuck]
+
+
 async def test_what_nobody_continues_expires(start_gateway: Start) -> None:
     async with start_gateway(upload_expiry_seconds=1) as gateway:
         client = Client(gateway)

@@ -1,0 +1,36 @@
+"""What is left half done is looked at in three sweeps that do not depend on each other."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+
+from microtome.eventlog.memory import MemoryEventLog
+from services.gateway.sweeping import Sweeper
+from services.gateway.uploads import UploadStore
+
+
+class Sweep:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.done = asyncio.Event()
+
+    async def sweep(self) -> None:
+        self.done.set()
+        if self.error is not None:
+            raise self.error
+
+
+async def test_a_sweep_that_fails_does_not_keep_the_next_from_being_done(tmp_path: Path) -> None:
+    uploads = UploadStore(tmp_path, 1000)
+    uploads.open()
+    # What cannot be listed: the first of the three fails, and so does the second.
+    (tmp_path / "slides").rmdir()
+    completion, deletions = Sweep(OSError(errno.EIO, "Input/output error")), Sweep()
+    sweeper = Sweeper(uploads, MemoryEventLog(), completion, deletions)  # type: ignore[arg-type]
+    sweeper.start()
+    async with asyncio.timeout(5):
+        await completion.done.wait()
+        await deletions.done.wait()
+    await sweeper.stop()
