@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
-from microtome import clock
 from microtome.bus.bus import Bus
 from microtome.bus.topology import MERGE
 from microtome.contracts.messages import JobStarted
@@ -74,11 +73,21 @@ class Recovery:
 
     async def step(self) -> None:
         """Look once."""
-        for expired in await self._leases.expired():
+        found = await self._leases.expired()
+        if found and self._waited:
+            await self._forget_taken()
+        for expired in found:
             if expired.owner is None:
                 await self._dispatch_again(expired)
             else:
                 await self._lose(expired, expired.owner)
+
+    async def _forget_taken(self) -> None:
+        """Keep count only of attempts that wait still."""
+        standings = await self._leases.progress({job_id for job_id, _ in self._waited})
+        waiting = {(job_id, now.attempt) for job_id, now in standings.items() if now.owner is None}
+        for attempt in self._waited.keys() - waiting:
+            del self._waited[attempt]
 
     async def _lose(self, expired: Expired, owner: str) -> None:
         command = LoseAttempt(
@@ -86,7 +95,6 @@ class Recovery:
             attempt=expired.attempt,
             owner=owner,
             reason=f"The worker of stage '{expired.stage}' stopped answering.",
-            now=clock.now(),
         )
         try:
             await self._workflows.execute(expired.workflow_id, command)

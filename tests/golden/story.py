@@ -123,7 +123,7 @@ class Stage:
         """The lease of the attempt that runs expires."""
         job = await self.job(workflow, key)
         reason = "The lease expired in stage infer."
-        await self.tell(workflow, user, LoseAttempt(job.job_id, job.attempt, "inference-1", reason, datetime.now(UTC)))
+        await self.tell(workflow, user, LoseAttempt(job.job_id, job.attempt, "inference-1", reason))
 
     async def _append(self, facts: list[Fact]) -> None:
         streams: dict[str, list[NewEvent]] = {}

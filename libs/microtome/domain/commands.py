@@ -91,7 +91,6 @@ class LoseAttempt:
     attempt: int
     owner: str
     reason: str
-    now: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from microtome.contracts.messages import Branch, BranchPolicy, Event, JobReleased, JobsAdded, JobSpec, WorkflowSubmitted
 from microtome.domain import graph
 from microtome.domain.commands import AddJobs, Submit
-from microtome.domain.evolution import evolve, find
+from microtome.domain.evolution import evolve, find, policies
 from microtome.domain.graph import members
 from microtome.domain.settling import settled, skips
 from microtome.domain.standing import DRAFT
@@ -22,7 +22,7 @@ def submit(workflow: Workflow | None, command: Submit) -> tuple[Event, ...]:
     if workflow is not None:
         same = (workflow.user_id, workflow.name) == (command.user_id, command.name)
         specs = [job.spec for job in workflow.jobs.values()][: workflow.submitted]
-        if same and tuple(specs) == command.jobs:
+        if same and tuple(specs) == command.jobs and _policies_chosen(workflow, command):
             return ()
         raise Conflict(f"Workflow {command.workflow_id} exists and is a different one.")
     graph.validate(command.name, command.jobs, command.branches)
@@ -34,6 +34,12 @@ def submit(workflow: Workflow | None, command: Submit) -> tuple[Event, ...]:
         branches=command.branches,
     )
     return (submitted,)
+
+
+def _policies_chosen(workflow: Workflow, command: Submit) -> bool:
+    """Whether the submitted jobs' branches have the policies that the command gives them."""
+    wanted = policies(command.branches)
+    return all(wanted.get(spec.branch, BranchPolicy.HALT) is workflow.policy(spec.branch) for spec in command.jobs)
 
 
 def add(workflow: Workflow, command: AddJobs) -> tuple[Event, ...]:

@@ -119,7 +119,7 @@ class Life:
             ReportSuccess(name, attempt, RESULT),
             ReportFailure(name, attempt, "x", "y", True, now),
             ReportFailure(name, attempt, "x", "y", False, now),
-            LoseAttempt(name, attempt, "tiler", "gone", now),
+            LoseAttempt(name, attempt, "tiler", "gone"),
             Preempt(name, attempt),
         ]
 

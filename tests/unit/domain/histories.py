@@ -217,7 +217,7 @@ def _act_on_a_job(world: History, action: str, number: int) -> None:
         case "fail" | "falter":
             world.fail(job.job_id, transient=action == "falter")
         case "lose":
-            world.tell(name, LoseAttempt(job.job_id, job.attempt, "worker", "The lease expired.", world.now))
+            world.tell(name, LoseAttempt(job.job_id, job.attempt, "worker", "The lease expired."))
         case "cancel":
             world.cancel(job.job_id)
         case "retry":

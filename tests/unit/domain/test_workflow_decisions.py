@@ -8,6 +8,8 @@ from datetime import timedelta
 import pytest
 
 from microtome.contracts.messages import (
+    Branch,
+    BranchPolicy,
     JobAttemptLost,
     JobFailed,
     JobPlanned,
@@ -52,7 +54,7 @@ def failure(attempt: int, *, transient: bool = False, job: str = A) -> ReportFai
 
 
 def loss(attempt: int) -> LoseAttempt:
-    return LoseAttempt(A, attempt, "tiler-1", "The lease expired.", BEGINNING)
+    return LoseAttempt(A, attempt, "tiler-1", "The lease expired.")
 
 
 def keys(workflow: Workflow) -> str:
@@ -66,6 +68,13 @@ def test_a_submission_is_validated_and_repeating_it_changes_nothing() -> None:
     assert decide(workflow, command) == ()
     with pytest.raises(Conflict):
         decide(workflow, replace(command, user_id="eve"))
+    branches = (Branch(name=command.jobs[0].branch, policy=BranchPolicy.SKIP),)
+    with pytest.raises(Conflict):
+        decide(workflow, replace(command, branches=branches))
+    other = tell(None, replace(command, branches=branches))
+    assert decide(other, replace(command, branches=branches)) == ()
+    with pytest.raises(Conflict):
+        decide(other, command)
     with pytest.raises(InvalidWorkflow):
         decide(None, replace(command, jobs=()))
 

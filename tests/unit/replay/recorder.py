@@ -163,7 +163,7 @@ class Recorder:
 
     def lose(self, job_id: str, owner: str) -> None:
         attempt = self.job(job_id).attempt
-        command = LoseAttempt(job_id, attempt, owner, "Nobody heard of it.", self.now)
+        command = LoseAttempt(job_id, attempt, owner, "Nobody heard of it.")
         self.tell(job_id.split(".", maxsplit=1)[0], command)
 
     def cancel(self, job_id: str) -> None:
