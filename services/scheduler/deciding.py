@@ -26,7 +26,7 @@ from microtome.eventlog.patience import FIRST_S, Patience
 from microtome.telemetry.tracing import span_from
 from microtome.workflows import new_event
 from services.scheduler.folding import Observe, State
-from services.scheduler.rebasing import rebased
+from services.scheduler.rebasing import needed, rebased
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Decider:
         """Append all in one transaction; if somebody (a user who cancels, a worker that is done, another scheduler) was
         faster in one stream, as that stream is now. Return what is stored.
         """
-        now = appends
+        now: Sequence[Append] = appends
         for _ in range(TRIES):
             try:
                 return await self._log.append(*now)
@@ -122,7 +122,8 @@ class Decider:
                 log.info("decisions are refused: %s", refused)
                 break
             # What moved a stream is committed, though it may not be readable in the order of the log yet.
-            now = [append for each in appends if (append := await self._rebased(each)) is not None]
+            anew = [append for each in appends if (append := await self._rebased(each)) is not None]
+            now = needed(anew, {running.job_id: running.slot for running in self.cluster.running.values()})
             if not now:
                 return ()
         stored: list[StoredEvent] = []
