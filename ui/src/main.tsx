@@ -2,6 +2,8 @@ import { render } from "preact";
 import { App } from "./app";
 import { startRouting } from "./route";
 import "./style/base.css";
+import "./style/controls.css";
+import "./style/marks.css";
 import "./style/pages.css";
 import "./style/runs.css";
 import "./style/viewer.css";
