@@ -1,8 +1,9 @@
 """Where everybody stands: the scheduler's knowledge, folded by the gateway itself for showing.
 
 Promises: follows the log within a moment of each append; what a pending job waits for is computed by the very
-rules that the scheduler goes by. Refuses: to decide anything, and to answer from a fold that fell behind
-without saying so (`lagging`).
+rules that the scheduler goes by. Begins where the scheduler's snapshot ends, if one can be read, so that a start does
+not take longer the longer the log is. Refuses: to decide anything, and to answer from a fold that fell behind, or has
+not caught up yet, without saying so (`lagging`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -24,13 +25,16 @@ from microtome.domain.scheduling import Waiting, seat_line, waiting_in
 from microtome.domain.state import Workflow
 from microtome.errors import MicrotomeError
 from microtome.eventlog.log import START, Cursor, EventLog, StoredEvent
+from services.gateway.beginning import Beginning
 
 logger = logging.getLogger(__name__)
 
-_PAGE = 1000
+# So few that reading and folding them does not hold up requests.
+_PAGE = 250
 _WAIT_S = 1.0
 _QUIET_S = 0.5
 _LAGGING_S = 10.0
+_LAGGING = timedelta(seconds=_LAGGING_S)
 _ESTIMATE_S = 2.0
 _ESTIMATE_REST = 20
 _STEADY = timedelta(seconds=2)
@@ -52,9 +56,16 @@ class _Explained:
 class Places:
     """A `Cluster` that follows the log."""
 
-    def __init__(self, log: EventLog, limits: Limits, changed: Callable[[], None]) -> None:
-        """`changed` is called after facts moved, at most twice a second."""
+    def __init__(
+        self,
+        log: EventLog,
+        limits: Limits,
+        changed: Callable[[], None],
+        begin: Callable[[], Awaitable[Beginning | None]] | None = None,
+    ) -> None:
+        """`changed` is called after facts moved, at most twice a second; `begin` says where to begin, else START."""
         self._log = log
+        self._begin = begin
         self._limits = limits
         self._changed = changed
         self._cluster = Cluster()
@@ -62,6 +73,8 @@ class Places:
         self._engine: str | None = None
         self._model: str | None = None
         self._read_at = 0.0
+        # Until the end of the log was seen once.
+        self._behind = True
         self._tasks: list[asyncio.Task[None]] = []
         self._moved = asyncio.Event()
         # Counts the moves of the line that were announced.
@@ -100,8 +113,8 @@ class Places:
 
     @property
     def lagging(self) -> bool:
-        """Whether the log could not be read lately."""
-        return time.monotonic() - self._read_at > _LAGGING_S
+        """Whether the log could not be read lately, or what was read is old and more follows."""
+        return self._behind or time.monotonic() - self._read_at > _LAGGING_S
 
     def line(self) -> tuple[str, ...]:
         """Users who wait for a seat, next first."""
@@ -138,6 +151,9 @@ class Places:
     async def _follow(self) -> None:
         while True:
             try:
+                if self._begin is not None:
+                    self._take(await self._begin())
+                    self._begin = None
                 if not await self._read_page():
                     await self._log.wait(_WAIT_S)
                 # A long log must not hold up requests.
@@ -149,6 +165,13 @@ class Places:
                 logger.exception("the log cannot be followed for now")
                 await asyncio.sleep(_WAIT_S)
 
+    def _take(self, beginning: Beginning | None) -> None:
+        if beginning is not None:
+            self._cluster, self._cursor = beginning.cluster, beginning.cursor
+            for event in beginning.lately:
+                self._note(event.message)
+            self._moved.set()
+
     async def _read_page(self) -> bool:
         page = await self._log.read_all(self._cursor, _PAGE)
         self._read_at = time.monotonic()
@@ -157,7 +180,9 @@ class Places:
             self._cursor = stored.cursor
         if page:
             self._moved.set()
-        return len(page) == _PAGE
+        full = len(page) == _PAGE
+        self._behind = full and datetime.now(UTC) - page[-1].at > _LAGGING
+        return full
 
     def _fold(self, stored: StoredEvent) -> None:
         try:

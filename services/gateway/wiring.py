@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -42,6 +43,7 @@ from services.gateway import (
 )
 from services.gateway.admission import Admission, Gate
 from services.gateway.attendance import Attendance
+from services.gateway.beginning import at_snapshot
 from services.gateway.body_limit import BodyLimit
 from services.gateway.completion import Completion
 from services.gateway.context import Gateway
@@ -110,7 +112,12 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         pixels = Pixels(settings.gateway_pixel_workers)
         stack.push_async_callback(pixels.close)
         # The hub shows what the places say, and the places tell the hub when they change.
-        places = Places(log, limits, lambda: hub.places_changed())  # noqa: PLW0108 - the hub comes later
+        places = Places(
+            log,
+            limits,
+            lambda: hub.places_changed(),  # noqa: PLW0108 - the hub comes later
+            partial(at_snapshot, database),
+        )
         showing = Showing(Headlines(database), queries, places)
         hub = Hub(bus, Facts(database), log.wait, settings.max_live_clients)
         attendance = Attendance(bus)

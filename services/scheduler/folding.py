@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import zlib
 from collections.abc import Callable
 
 from microtome.domain import snapshot
@@ -23,9 +22,8 @@ from microtome.eventlog.snapshots import Snapshots
 log = logging.getLogger(__name__)
 
 SEATS = "seats"
-NAME = "scheduler"
-# The shape of this file's part of the bytes, and of the domain's.
-FORMAT = 1_000 * snapshot.FORMAT + 1
+NAME = snapshot.KEPT_AS
+FORMAT = snapshot.KEPT_FORMAT
 # So many events are folded anew by a scheduler that starts; keeping a state costs about as much as folding as many.
 EVERY = 5_000
 LOOK_S = 5.0
@@ -60,10 +58,10 @@ class State:
 
     def resume(self, cursor: Cursor, data: bytes) -> None:
         """Become the state that `dump` returned at `cursor`. Raises `InvalidRequest`."""
+        head, rest = snapshot.unpack(data)
         try:
-            head, _, rest = zlib.decompress(data).partition(b"\n")
             versions, traces = json.loads(head)
-        except (zlib.error, ValueError) as error:
+        except ValueError as error:
             raise InvalidRequest(f"These {len(data)} bytes are no state of a scheduler: {error}") from error
         self.cluster = snapshot.load(rest)
         self.cursor, self.versions, self.traces = cursor, versions, traces
@@ -71,7 +69,7 @@ class State:
     def dump(self) -> Callable[[], bytes]:
         """Return what makes the bytes of the state as it is now, in whatever thread and however much later."""
         cluster, head = self.cluster, json.dumps([self.versions, self.traces]).encode()
-        return lambda: zlib.compress(head + b"\n" + snapshot.dump(cluster), level=1)
+        return lambda: snapshot.pack(head, cluster)
 
 
 async def restore(state: State, snapshots: Snapshots) -> None:

@@ -8,6 +8,7 @@ Refuses, with InvalidRequest: bytes of another format. A snapshot is a cache; wh
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -24,6 +25,10 @@ from microtome.errors import InvalidRequest
 
 FORMAT = 1
 """The shape of the bytes; it rises whenever what a fold keeps is changed."""
+KEPT_AS = "scheduler"
+"""The name under which the scheduler keeps its cluster, for the next one and for those who only look at it."""
+KEPT_FORMAT = 1_000 * FORMAT + 1
+"""The shape of what `pack` returns."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -46,6 +51,20 @@ def dump(cluster: Cluster) -> bytes:
         "rates": {str(int(kind)): seconds for kind, seconds in cluster.rates.seconds.items()},
     }
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=dict).encode()
+
+
+def pack(own: bytes, cluster: Cluster) -> bytes:
+    """Return the cluster as it is kept, behind one line of the keeper's own."""
+    return zlib.compress(own + b"\n" + dump(cluster), level=1)
+
+
+def unpack(data: bytes) -> tuple[bytes, bytes]:
+    """Return the keeper's own line, and what `load` takes. Raises `InvalidRequest`."""
+    try:
+        own, _, rest = zlib.decompress(data).partition(b"\n")
+    except zlib.error as error:
+        raise InvalidRequest(f"These {len(data)} bytes are no kept snapshot: {error}") from error
+    return own, rest
 
 
 def load(data: bytes) -> Cluster:
