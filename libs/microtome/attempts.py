@@ -16,9 +16,19 @@ from microtome import clock
 from microtome.bus import subjects
 from microtome.bus.bus import Bus
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import JobFailed, JobProgress
+from microtome.contracts.messages import JobFailed, JobProgress, SlideDeleted
 from microtome.domain.workflow import ReportFailure
-from microtome.errors import Busy, Conflict, MachineFailed, MicrotomeError, NotFound, StaleAttempt, Unavailable
+from microtome.errors import (
+    Busy,
+    Conflict,
+    MachineFailed,
+    MicrotomeError,
+    NotFound,
+    SlideGone,
+    StaleAttempt,
+    Unavailable,
+    UnreadableSlide,
+)
 from microtome.joblog import JobLog, Level
 from microtome.leases.lease import Lease, Leases, Progress, Stage
 from microtome.process import Process
@@ -140,11 +150,18 @@ class Attempts:
 
     async def _report(self, held: Attempt, error: Exception) -> None:
         known = as_known(error)
+        if isinstance(error, UnreadableSlide | OSError) and await self._is_deleted(held.context.slide.slide_id):
+            known = SlideGone()
         if isinstance(error, MicrotomeError):
             log.warning("an attempt failed: %s", error, extra={"job_id": held.job_id, "code": known.code})
         else:
             log.error("an attempt failed unexpectedly", exc_info=error, extra={"job_id": held.job_id})
         await self._fail(held.context.workflow_id, held.job_id, held.attempt, known)
+
+    async def _is_deleted(self, slide_id: str) -> bool:
+        """Whether its user deleted the slide; a file that is only missing says nothing of that."""
+        facts = await self._process.log.read_stream(f"slide-{slide_id}")
+        return any(isinstance(fact.message, SlideDeleted) for fact in facts)
 
     async def _fail(self, workflow_id: str, job_id: str, attempt: int, error: MicrotomeError) -> None:
         command = ReportFailure(
@@ -153,7 +170,8 @@ class Attempts:
             code=error.code,
             detail=error.detail,
             transient=error.transient,
-            now=clock.now(),
+            # The scheduler compares with this clock when the job is to be tried again, not with ours.
+            now=await self._process.database.now(),
         )
         try:
             appended = await self._process.workflows.execute(workflow_id, command)

@@ -23,7 +23,7 @@ from microtome.artifacts.outlines import outlines
 from microtome.artifacts.preview import Preview, reduced, save_jpeg
 from microtome.artifacts.summary import Summary
 from microtome.contracts.messages import JobResult, JobType, MergeWork, MppSource, SlideRegistered, StageSeconds
-from microtome.errors import SlideGone, UnreadableSlide
+from microtome.errors import UnreadableSlide
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.grid import Grid
 from microtome.slides.thumbnail import cached_thumbnail
@@ -80,13 +80,11 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
 
 
 def _picture(slide: Path) -> NDArray[np.uint8]:
-    """The thumbnail to draw on, uint8 RGB [h, w, 3]."""
+    """The thumbnail to draw on, uint8 RGB [h, w, 3]. Raises `UnreadableSlide`."""
     try:
         return cached_thumbnail(slide, PREVIEW_PIXELS)
-    except (UnreadableSlide, OSError) as error:
-        if slide.exists():
-            raise
-        raise SlideGone from error
+    except FileNotFoundError as error:
+        raise UnreadableSlide(f"There is no file {slide.name}.") from error
 
 
 def _tiles(order: Order) -> Iterator[TileCells]:

@@ -28,7 +28,7 @@ from microtome.contracts.messages import (
 )
 from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.workflow import ReportPlanned
-from microtome.errors import SlideGone, UnknownModel, UnknownMpp, UnreadableSlide, UnsuitableSlide, WorkerLost
+from microtome.errors import UnknownModel, UnknownMpp, UnsuitableSlide, WorkerLost
 from microtome.leases.lease import Progress
 from microtome.process import Process
 from microtome.readmodels.queries import JobContext
@@ -89,12 +89,7 @@ class PlanHandler:
         context = attempt.context
         source, mpp_source = self._source(context)
         await tell_progress(self._process.bus, attempt, "plan")
-        try:
-            work = await self._work(attempt, source, mpp_source)
-        except (UnreadableSlide, OSError) as error:
-            if await asyncio.to_thread(source.path.exists):
-                raise
-            raise SlideGone from error
+        work = await self._work(attempt, source, mpp_source)
         crash_point(CrashPoint.TILER_BEFORE_HAND_OVER)
 
         async def tell() -> None:

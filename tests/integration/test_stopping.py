@@ -11,11 +11,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from microtome import clock
 from microtome.bus import topology
 from microtome.bus.worker import Worker
 from microtome.contracts.codec import to_bytes
@@ -34,11 +36,12 @@ from microtome.contracts.messages import (
     PlanWork,
     Region,
     SeatGranted,
+    SlideDeleted,
     SlideRegistered,
     Stain,
     WorkflowSubmitted,
 )
-from microtome.domain.commands import Cancel, Command, Preempt
+from microtome.domain.commands import Cancel, Command, Preempt, Retry, Start
 from microtome.domain.state import JobStatus
 from microtome.eventlog.log import Append, StoredEvent
 from microtome.joblog import JobLog
@@ -93,14 +96,19 @@ class Bench:
         await self.append("seats", 0, SeatGranted(user_id="ada", seat=0))
         await self.append(stream, 1, JobStarted(job_id=self.job_id, attempt=1, slot=0))
 
-    async def plan(self) -> Worker:
+    async def plan(self, concurrency: int = 1) -> Worker:
         """Take the started job, as the tiler does."""
         shares = Shares(2, self.process.queries, self.process.leases)
         handler = PlanHandler(self.process, self.settings, self.decoders, shares)
-        worker = await self.process.bus.consume(topology.PLAN, handler, concurrency=1, on_dead=handler.on_dead)
-        work = PlanWork(job_id=self.job_id, workflow_id=self.workflow_id, user_id="ada", attempt=1)
-        await self.process.bus.publish("work.plan", to_bytes(work), message_id=str(uuid.uuid4()))
+        worker = await self.process.bus.consume(
+            topology.PLAN, handler, concurrency=concurrency, on_dead=handler.on_dead
+        )
+        await self.dispatch(1)
         return worker
+
+    async def dispatch(self, attempt: int) -> None:
+        work = PlanWork(job_id=self.job_id, workflow_id=self.workflow_id, user_id="ada", attempt=attempt)
+        await self.process.bus.publish("work.plan", to_bytes(work), message_id=str(uuid.uuid4()))
 
     async def merge(self, work: MergeWork) -> Worker:
         """Take the job's tiles, as the merger does."""
@@ -199,6 +207,29 @@ async def test_while_it_is_planned_or_fed(bench: Bench, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ENDS)
+async def test_it_can_be_started_again_at_once(bench: Bench, how: str) -> None:
+    """The next attempt is fed by the same tiler while the one before it does not know yet that it is over."""
+    await bench.start()
+    worker = await bench.plan(concurrency=2)
+    await until(lambda: bench.log().count("looks for cells") == 1, "tiles are fed")
+    await bench.end(ENDS[how](bench.job_id))
+    if how == "cancelled":
+        await bench.end(Retry(bench.job_id))
+    await bench.end(Start(bench.job_id, 0))
+    await bench.dispatch(2)
+    await until(lambda: bench.log().count("looks for cells") == 2, "the next attempt's tiles are fed")
+    await bench.stopped(time.monotonic())
+    # Longer than a feeder goes without asking for its share.
+    await asyncio.sleep(1.0)
+    assert not await bench.events(JobFailed)
+    assert [path for path in bench.pixels() if path.suffix == ".npy"]
+    await bench.end(Cancel(bench.job_id))
+    await until(lambda: sum("stopped" in line for line in bench.log()) == 2, "the next attempt stops")
+    await worker.stop(grace_s=1.0)
+    assert not bench.pixels() or not [path for path in bench.pixels() if path.is_file()]
+
+
+@pytest.mark.parametrize("how", ENDS)
 async def test_while_it_is_merged(bench: Bench, how: str) -> None:
     await bench.start()
     work = await asyncio.to_thread(_many_tiles, bench)
@@ -229,20 +260,33 @@ async def test_what_the_user_chose_is_what_is_planned_and_everybody_says_who_the
     await worker.stop(grace_s=1.0)
 
 
-async def test_a_job_on_a_deleted_slide_fails_for_good_and_says_why(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("deleted", "code", "said"),
+    [(True, "slide-deleted", "The slide was deleted"), (False, "unreadable-slide", "There is no file s.tif")],
+)
+async def test_a_job_whose_slide_has_no_file_fails_for_good_and_says_why(
+    bench: Bench, deleted: bool, code: str, said: str
+) -> None:
     await bench.start()
     bench.slide.unlink()
+    if deleted:
+        slide_id = bench.slide.parent.name
+        await bench.append(f"slide-{slide_id}", 1, SlideDeleted(slide_id=slide_id))
     worker = await bench.plan()
     await until(lambda: any("failed" in line for line in bench.log()), "the job fails")
     await worker.stop(grace_s=1.0)
     (failed,) = await bench.events(JobFailed)
     assert isinstance(failed.message, JobFailed)
-    assert (failed.message.code, failed.message.transient, failed.message.retry_at) == ("slide-deleted", False, None)
-    assert "failed: The slide was deleted" in "\n".join(bench.log())
+    assert (failed.message.code, failed.message.transient, failed.message.retry_at) == (code, False, None)
+    assert f"failed: {said}" in "\n".join(bench.log())
 
 
-async def test_what_a_machine_cannot_do_is_tried_again(bench: Bench) -> None:
-    """A tile store that takes nothing: no fault of the slide."""
+async def test_what_a_machine_cannot_do_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile store that takes nothing: no fault of the slide. When it is tried again, the worker's clock, which is an
+    hour ahead here, has no say in.
+    """
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda: real() + timedelta(hours=1))
     await bench.start()
     bench.settings.tile_store_dir.mkdir(exist_ok=True)
     (bench.settings.tile_store_dir / bench.job_id).write_text("in the way")
@@ -253,6 +297,7 @@ async def test_what_a_machine_cannot_do_is_tried_again(bench: Bench) -> None:
     assert isinstance(failed.message, JobFailed)
     assert (failed.message.code, failed.message.transient) == ("machine-failed", True)
     assert failed.message.retry_at is not None
+    assert timedelta(0) < failed.message.retry_at - failed.at < timedelta(minutes=1)
 
 
 def _many_tiles(bench: Bench, rows: int = 100) -> MergeWork:

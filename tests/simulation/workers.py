@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from microtome import clock
 from microtome.attempts import Attempt, Attempts, HandOver
 from microtome.bus import subjects
 from microtome.bus.queue import Delivery
@@ -25,6 +27,7 @@ from microtome.contracts.messages import (
     MergeWork,
     Message,
     PlanWork,
+    SlideRegistered,
 )
 from microtome.domain.commands import Command, ReportPlanned, ReportSuccess
 from microtome.errors import Busy, MicrotomeError, NotFound, UnreadableSlide
@@ -60,18 +63,24 @@ class Queries:
                 started = event.message
         if started is None:
             raise NotFound
-        slide: Any = None
         return JobContext(
             job_id=job_id,
             spec=spec,
             status="RUNNING",
             attempt=started.attempt,
             planned=None,
-            slide=slide,
+            slide=SlideRegistered(slide_id=spec.slide_id, user_id=user_id),
             workflow_id=workflow_id,
             user_id=user_id,
             dependencies=(),
         )
+
+
+class ServerClock:
+    """The time that workers are told, here as wrong as their own clocks: no law may rest on it."""
+
+    async def now(self) -> datetime:
+        return clock.now()
 
 
 @dataclass
@@ -122,6 +131,8 @@ def frame(
         leases=leases,
         queries=Queries(log, jobs),
         workflows=workflows,
+        log=log,
+        database=ServerClock(),
         data_dir=Path("/nowhere"),
     )
     framed = Attempts(process)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import asyncpg
@@ -176,6 +177,12 @@ class Database:
                 yield connection
             finally:
                 await self._pool.release(connection)
+
+    async def now(self) -> datetime:
+        """Return the time by the server's clock, which stamps events and judges leases. Raises `Unavailable`."""
+        async with self.connection() as connection:
+            now: datetime = await connection.fetchval("select clock_timestamp()")
+        return now
 
     @asynccontextmanager
     async def transaction(self, isolation: Isolation = "read_committed") -> AsyncIterator[Connection]:
