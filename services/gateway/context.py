@@ -21,6 +21,7 @@ from services.gateway.attendance import Attendance
 from services.gateway.completion import Completion
 from services.gateway.deletion import Deletions
 from services.gateway.hub import Hub
+from services.gateway.past import Past
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
 from services.gateway.quota import Quota
@@ -62,6 +63,7 @@ class Gateway:
     rate_limit: RateLimit
     attendance: Attendance
     places: Places
+    past: Past
     metrics: GatewayMetrics
 
 

@@ -52,15 +52,20 @@ At = Annotated[
 ]
 
 
-async def workflow_at(gateway: Gateway, user: str, workflow_id: str, at: str) -> dict[str, Any]:
-    """Return the `views.Workflow` as it was. Raises `NotFound`, and `InvalidRequest` when `at` is no moment."""
+async def workflow_at(gateway: Gateway, user: str, workflow_id: str, at: str) -> Rendered:
+    """Return the `views.Workflow` as it was. Raises `NotFound`, `Busy`, `InvalidRequest` when `at` is no moment."""
     moment = Moment.parse(at)
     await gateway.showing.check_owner(user, workflow_id)
+    events = await gateway.log.read_stream(stream_of(workflow_id))
+    told = await _with_seats(gateway, user, events, moment)
+    return await gateway.past.told(lambda: Rendered.of(_as_it_was(told, moment)))
+
+
+def _as_it_was(events: Iterable[StoredEvent], moment: Moment) -> dict[str, Any]:
     window, cluster, added_at = Window(moment), Cluster(), dict[str, datetime]()
     state: Workflow | None = None
     last: StoredEvent | None = None
-    events = await gateway.log.read_stream(stream_of(workflow_id))
-    for event in await _with_seats(gateway, user, events, moment):
+    for event in events:
         if not window.admits(event):
             continue
         cluster = clusters.evolve(cluster, event.message, event.at, event.stream)
@@ -139,19 +144,29 @@ async def timeline(job_id: str, user: User, gateway: Context, request: Request) 
     """Tell the life of a job: each phase of waiting with its reason, each attempt, the stages of the last one."""
     workflow_id = await gateway.showing.workflow_id_of(user, job_id)
     stored = await gateway.log.read_stream(stream_of(workflow_id))
+    ended = await gateway.past.told(lambda: _ended(stored, job_id))
+    # Of what ended, what came later says nothing more.
+    until = Moment(cursor=stored[-1].cursor) if ended else NOW
+    now = stored[-1].at if ended else datetime.now(UTC)
+    events = await _with_seats(gateway, user, stored, until)
+    tracker = Tracker(workflow_id, job_id, Limits(), own=True)
+    return answer(request, await gateway.past.told(lambda: _life(tracker, events, until, now)))
+
+
+def _ended(stored: Iterable[StoredEvent], job_id: str) -> bool:
     state: Workflow | None = None
     for event in stored:
         state = workflows.evolve(state, event.message, event.at)
     if state is None or job_id not in state.jobs:
         raise NotFound(f"There is no job {job_id[:80]} of yours.")
-    # Of what ended, what came later says nothing more.
-    ended = state.jobs[job_id].status.terminal
-    tracker = Tracker(workflow_id, job_id, Limits(), own=True)
-    until = Moment(cursor=stored[-1].cursor) if ended else NOW
-    for event in await _with_seats(gateway, user, stored, until):
+    return state.jobs[job_id].status.terminal
+
+
+def _life(tracker: Tracker, events: Iterable[StoredEvent], until: Moment, now: datetime) -> Rendered:
+    for event in events:
         if not until.over(event):
             tracker.take(event)
-    told = tracker.finish(stored[-1].at if ended else datetime.now(UTC))
+    told = tracker.finish(now)
     if told is None:
-        raise NotFound(f"There is no job {job_id[:80]} of yours.")
-    return answer(request, Rendered.of(timeline_document.document(told)))
+        raise NotFound(f"There is no job {tracker.job_id[:80]} of yours.")
+    return Rendered.of(timeline_document.document(told))

@@ -51,6 +51,7 @@ from services.gateway.deletion import Deletions
 from services.gateway.facts import Facts
 from services.gateway.headlines import Headlines
 from services.gateway.hub import Hub
+from services.gateway.past import Past
 from services.gateway.pixels import Pixels
 from services.gateway.places import Places
 from services.gateway.quota import Quota
@@ -111,6 +112,8 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         stack.push_async_callback(sweeper.stop)
         pixels = Pixels(settings.gateway_pixel_workers)
         stack.push_async_callback(pixels.close)
+        past = Past()
+        stack.push_async_callback(past.close)
         # The hub shows what the places say, and the places tell the hub when they change.
         places = Places(
             log,
@@ -157,6 +160,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             ),
             attendance=attendance,
             places=places,
+            past=past,
             metrics=metrics,
         )
 

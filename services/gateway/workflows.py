@@ -12,7 +12,7 @@ from microtome.readmodels.listing import WorkflowFilter
 from services.gateway import history, views
 from services.gateway.context import Context, Gateway
 from services.gateway.documents import JobsIn, WorkflowIn
-from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer
+from services.gateway.etag import NOT_MODIFIED, accepted, answer
 from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.quick import QuickRead
 from services.gateway.showing import Shown
@@ -80,7 +80,7 @@ async def workflows(
 async def workflow(workflow_id: str, user: User, gateway: Context, request: Request, at: history.At = None) -> Response:
     """Show a workflow with its jobs and progress, as it is or as it was."""
     if at is not None:
-        return answer(request, Rendered.of(await history.workflow_at(gateway, user, workflow_id, at)))
+        return answer(request, await history.workflow_at(gateway, user, workflow_id, at))
     return answer(request, (await gateway.showing.workflow(user, workflow_id)).rendered)
 
 

@@ -7,7 +7,7 @@ Refuses: to guess when; estimates come from `forecast` and are only passed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -63,7 +63,11 @@ def waiting(
 ) -> dict[str, Waiting]:
     """Return for every job that is a draft or pending why it waits, by job id. For one workflow, ask `waiting_in`."""
     view = _view(cluster, limits, now, estimates)
-    return {job_id: reason for workflow in cluster.workflows.values() for job_id, reason in _reasons(view, workflow)}
+    return {
+        job_id: reason
+        for workflow in cluster.workflows.values()
+        for job_id, reason in _reasons(view, workflow, workflow.jobs.values())
+    }
 
 
 def waiting_in(
@@ -72,11 +76,14 @@ def waiting_in(
     limits: Limits,
     now: datetime,
     estimates: Mapping[str, datetime] | None = None,
+    *,
+    job_id: str | None = None,
 ) -> dict[str, Waiting]:
-    """Return the same for the jobs of one workflow. `estimates`: what `forecast` says, by job id."""
+    """Return the same for the jobs of one workflow, or one of them. `estimates`: what `forecast` says, by job id."""
     if not workflow.by_status[PENDING] | workflow.by_status[DRAFT]:
         return {}
-    return dict(_reasons(_view(cluster, limits, now, estimates), workflow))
+    jobs = workflow.jobs.values() if job_id is None else (workflow.jobs[job_id],)
+    return dict(_reasons(_view(cluster, limits, now, estimates), workflow, jobs))
 
 
 def _view(cluster: Cluster, limits: Limits, now: datetime, estimates: Mapping[str, datetime] | None) -> _View:
@@ -90,25 +97,28 @@ def _view(cluster: Cluster, limits: Limits, now: datetime, estimates: Mapping[st
     )
 
 
-def _reasons(view: _View, workflow: Workflow) -> Iterator[tuple[str, Waiting]]:
+def _reasons(view: _View, workflow: Workflow, jobs: Iterable[Job]) -> Iterator[tuple[str, Waiting]]:
     if not workflow.by_status[PENDING] | workflow.by_status[DRAFT]:
         return
     causes = halted(workflow)
-    heads = {branch: branch_head(workflow, branch) for branch in workflow.graph.branches}
+    heads: dict[str, Job | None] = {}
     capacity: Waiting | None = None
-    for job in workflow.jobs.values():
+    for job in jobs:
         if job.status is DRAFT:
             yield job.job_id, Waiting(kind="draft", detail="A draft: it waits until you start it.")
         if job.status is not PENDING:
             continue
+        branch = job.spec.branch
+        if branch not in heads:
+            heads[branch] = branch_head(workflow, branch)
         reason: Waiting
         if job.job_id in causes:
             reason = _halt(job, workflow.jobs[causes[job.job_id]])
         elif (needed := unmet_dependency(workflow, job)) is not None:
             detail = f"Waits for job {needed.key!r}, which it depends on."
             reason = Waiting(kind="dependency", job_id=needed.job_id, detail=detail)
-        elif (head := heads[job.spec.branch]) is not None and head is not job:
-            detail = f"Behind job {head.key!r} in branch {job.spec.branch!r}."
+        elif (head := heads[branch]) is not None and head is not job:
+            detail = f"Behind job {head.key!r} in branch {branch!r}."
             reason = Waiting(kind="branch", job_id=head.job_id, detail=detail)
         elif job.not_before is not None and job.not_before > view.now:
             reason = _pause(job, job.not_before)

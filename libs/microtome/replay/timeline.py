@@ -207,7 +207,7 @@ class Tracker:
             return Phase(kind="running", detail=detail, since=at, attempt=job.attempt)
         if job.status.terminal:
             return None
-        reason = waiting_in(self.cluster, self.workflow, self.limits, at).get(self.job_id)
+        reason = waiting_in(self.cluster, self.workflow, self.limits, at, job_id=self.job_id).get(self.job_id)
         return None if reason is None else self._waiting(reason, at)
 
     def _waiting(self, reason: Waiting, at: datetime) -> Phase:
