@@ -68,7 +68,10 @@ async def workflows(
     limit: Limit = 50,
     cursor: PageCursor = None,
 ) -> Response:
-    """List the user's workflows with their jobs and progress, newest first."""
+    """List the user's workflows with their jobs and progress, newest first.
+
+    A page may be shorter than `limit`: it ends after about 2,000 jobs.
+    """
     wanted = WorkflowFilter(
         statuses=tuple(map(WorkflowStatus, status or ())), name=name, slide_id=slide_id, branch=branch
     )

@@ -174,6 +174,18 @@ async def page(
     return rows, encode(*(rows[-1][column.partition(".")[2]] for column in search.order))
 
 
+def shortened(found: list[asyncpg.Record], following: str | None, jobs: int) -> tuple[list[asyncpg.Record], str | None]:
+    """Return as many of these workflows as have about `jobs` jobs together, at least one, and the cursor after them."""
+    taken = 0
+    for number, row in enumerate(found):
+        # No workflow has more jobs than it gave turns.
+        taken += row["next_turn"]
+        if number and taken > jobs:
+            last = found[number - 1]
+            return found[:number], encode(last["created_at"], last["workflow_id"])
+    return found, following
+
+
 def encode(at: datetime, *rest: str | int) -> str:
     """Return the cursor of a row: opaque to clients, fit for a query string."""
     return base64.urlsafe_b64encode(orjson.dumps([(at - _EPOCH) // _MICROSECOND, *rest])).decode().rstrip("=")

@@ -109,6 +109,9 @@ order by version
 limit $4
 """  # noqa: S608 - no input
 
+# A page of workflows has about so many jobs at most, or one workflow.
+MAX_JOBS = 2000
+
 
 class Queries:
     """Reads on a `Database`. Every method raises `Unavailable` when Postgres does not answer."""
@@ -155,14 +158,21 @@ class Queries:
         return record
 
     async def find_workflows(
-        self, user_id: str, wanted: WorkflowFilter = ANY_WORKFLOW, limit: int = 50, cursor: str | None = None
+        self,
+        user_id: str,
+        wanted: WorkflowFilter = ANY_WORKFLOW,
+        limit: int = 50,
+        cursor: str | None = None,
+        *,
+        jobs: int = MAX_JOBS,
     ) -> Page[WorkflowRecord]:
-        """Return a page of the user's workflows with their jobs, newest first.
+        """Return a page of the user's workflows with their jobs, newest first; it ends after about so many `jobs`.
 
         Raises `InvalidRequest`; see `listing.page`.
         """
         async with self._database.transaction("repeatable_read") as connection:
             found, following = await listing.page(connection, listing.workflows(user_id, wanted), limit, cursor)
+            found, following = listing.shortened(found, following, jobs)
             return Page(await _workflows(connection, found), following)
 
     async def find_jobs(
@@ -257,13 +267,13 @@ class Queries:
             found = await connection.fetch("select * from jobs where status = 'RUNNING' order by slot")
         return tuple(map(rows.job_record, found))
 
-    async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """Return the status of each of these jobs, of whichever users, that there is."""
+    async def statuses(self, job_ids: Iterable[str]) -> dict[str, tuple[JobStatus, int]]:
+        """Return the status of each of these jobs, of whichever users, that there is, and its last attempt's number."""
         async with self._database.connection() as connection:
             found = await connection.fetch(
-                "select job_id, status from jobs where job_id = any($1::text[])", list(job_ids)
+                "select job_id, status, attempt from jobs where job_id = any($1::text[])", list(job_ids)
             )
-        return {row["job_id"]: JobStatus(row["status"]) for row in found}
+        return {row["job_id"]: (JobStatus(row["status"]), row["attempt"]) for row in found}
 
     async def seats(self) -> tuple[Seat, ...]:
         """Return who is active, by seat."""

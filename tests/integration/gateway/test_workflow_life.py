@@ -332,3 +332,19 @@ async def test_the_files_of_a_whole_workflow_are_deleted(gateway: Running) -> No
     assert (await gateway.get(f"/jobs/{done['id']}/preview")).status_code == 410
     assert (await gateway.get(f"/jobs/{done['id']}/artifacts")).json() == []
     assert (await gateway.get("/users/me")).json()["usage"]["artifact_bytes"] == 0
+
+
+async def test_a_page_of_workflows_ends_after_so_many_jobs(gateway: Running) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    sizes = (900, 1, 900, 900, 2)
+    for size in sizes:
+        await submitted(gateway, *[job(slide, f"j{number}", type="TISSUE_MASK") for number in range(size)])
+    pages: list[list[int]] = []
+    path: str | None = "/workflows"
+    while path is not None:
+        response = await gateway.get(path)
+        pages.append([len(each["jobs"]) for each in response.json()["items"]])
+        cursor = response.json()["next_cursor"]
+        path = cursor and f"/workflows?cursor={cursor}"
+        assert ("link" in response.headers) == (cursor is not None)
+    assert pages == [[2, 900, 900, 1], [900]]
