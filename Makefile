@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-memory bench-upload bench-replay mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -145,6 +145,7 @@ $(VENV)/.runtime: requirements.lock $(VENV)/.installer
 	@$(UV) pip install --python $(RUN) -r requirements.lock
 	@$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "microtome-checkout.pth").write_text("\n".join(str(pathlib.Path(p).resolve()) for p in ("libs", ".")) + "\n")'
 	@printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -m microtome "$$@"\n' > $(VENV)/bin/microtome && chmod +x $(VENV)/bin/microtome
+	@printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -m microtome.replay "$$@"\n' > $(VENV)/bin/microtome-replay && chmod +x $(VENV)/bin/microtome-replay
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from microtome.contracts.messages import Event
 from microtome.errors import InvalidRequest
 from microtome.replay.moment import NOW, Moment
 
-# From a checkout it is run as a module, installed it has a name of its own.
-PROGRAM = "python -m microtome.replay" if Path(sys.argv[0]).name == "__main__.py" else "microtome-replay"
+# `make setup` puts it into .venv/bin; an installed package brings it too.
+PROGRAM = "microtome-replay"
 EVENT_TYPES: tuple[str, ...] = tuple(sorted(each.__name__ for each in get_args(Event)))
 
 _MOMENTS = """
