@@ -33,6 +33,10 @@ examples:
   microtome submit --file workflow.json
       a whole graph of jobs, as the API takes it (POST /api/v1/workflows)
 """
+_RETRY = (
+    "try a failed, cancelled or skipped job again, or all failed jobs of a workflow; what was skipped because of them "
+    "comes back too"
+)
 
 
 def user_name(environment: Mapping[str, str]) -> str | None:
@@ -112,19 +116,32 @@ def _lists(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     listing = _command(
         commands,
         "list",
-        "list your workflows, jobs or slides, newest first",
+        "list your workflows, jobs or slides with their ids, newest first",
         "examples:\n  microtome list\n  microtome list jobs --status FAILED\n  microtome list slides --limit 5\n",
     )
-    listing.add_argument("what", nargs="?", choices=("workflows", "jobs", "slides"), default="workflows")
+    listing.add_argument(
+        "what",
+        nargs="?",
+        choices=("workflows", "jobs", "slides"),
+        default="workflows",
+        help="whose ids and standing to list (default: workflows); `show` takes each of these ids",
+    )
     listing.add_argument("--status", help=f"only those in a status, such as {', '.join(sorted(FINISHED))}")
     listing.add_argument("--limit", type=int, default=20, help="how many at most (default 20)")
-    show = _command(commands, "show", "show a workflow, a job or a slide")
-    show.add_argument("id", metavar="ID")
+    show = _command(
+        commands,
+        "show",
+        "show a workflow with its jobs, a job with its files, or a slide",
+        "examples:\n  microtome show 3f0e…\n  microtome show 3f0e… --at 2026-11-22T10:00:00Z\n",
+    )
+    show.add_argument(
+        "id", metavar="ID", help="the whole id of a workflow, a job or a slide, as `microtome list` prints it"
+    )
     show.add_argument("--at", help="a workflow as it was at a log position or a time (2026-11-22T10:00:00Z)")
     watch = _command(commands, "watch", "follow a workflow until it is done")
-    watch.add_argument("id", metavar="WORKFLOW")
+    watch.add_argument("id", metavar="WORKFLOW", help="its id, as `submit` and `list` print it")
     logs = _command(commands, "logs", "what the workers wrote about a job")
-    logs.add_argument("id", metavar="JOB")
+    logs.add_argument("id", metavar="JOB", help="its id, as `list jobs` and `show` of its workflow print it")
     logs.add_argument("--attempt", type=int, help="of this attempt only")
     _command(commands, "status", "how the server is doing, who is active, and your own usage")
 
@@ -133,10 +150,10 @@ def _acts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     for name, what in (
         ("start", "start a draft: a job, or all drafts of a workflow"),
         ("cancel", "cancel a job, or everything in a workflow that has not ended"),
-        ("retry", "try a failed or cancelled job again, or all failed jobs of a workflow"),
+        ("retry", _RETRY),
     ):
-        act = _command(commands, name, what, f"example:\n  microtome {name} 3f0e…  (the id of a job or a workflow)\n")
-        act.add_argument("id", metavar="ID")
+        act = _command(commands, name, what, f"example:\n  microtome {name} 3f0e…\n")
+        act.add_argument("id", metavar="ID", help="the whole id of a job or a workflow, as `microtome list` prints it")
     delete = _command(commands, "delete", "delete a slide, or the files of a job; what was found stays known")
     delete.add_argument("what", choices=("slide", "artifacts"))
     delete.add_argument("id", metavar="ID", help="of the slide, or of the job")
@@ -150,7 +167,7 @@ def _files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "examples:\n  microtome download 3f0e… --out results\n  microtome download 3f0e… --only cells.geojson\n"
         "  microtome download 3f0e… --zip --out results\n",
     )
-    download.add_argument("id", metavar="ID")
+    download.add_argument("id", metavar="ID", help="the id of a job or a workflow")
     download.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
     download.add_argument("--only", action="append", metavar="NAME", help="only files of this name; repeatable")
     download.add_argument("--zip", action="store_true", help="one archive per job, with a mask of each tile")
