@@ -3,6 +3,7 @@
 One file for each attempt, `<data dir>/logs/<job_id>/<attempt>.jsonl`: a JSON object a line with `time` (RFC 3339, UTC),
 `level` (info, warning, error), `service`, `message`, and whatever else a line is about.
 Promises: lines of several processes do not mix; a file is at most a megabyte long, and says so when lines are missing.
+Logs stay when a job's artifacts are deleted, as its history and its numbers do.
 Refuses: to fail a job. A line that cannot be written is a warning in the service's own log.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,10 +73,6 @@ class JobLog:
                     continue
                 if isinstance(content, dict):
                     yield JobLine(attempt, content)
-
-    def delete(self, job_id: str) -> None:
-        """Forget everything about a job."""
-        shutil.rmtree(self._root / _checked(job_id), ignore_errors=True)
 
     def _file(self, job_id: str, attempt: int) -> Path:
         return self._root / _checked(job_id) / f"{attempt}.jsonl"

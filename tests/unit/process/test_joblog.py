@@ -26,8 +26,6 @@ def test_lines_of_all_attempts_come_in_their_order(tmp_path: Path) -> None:
         (10, "merger", "written"),
     ]
     assert lines[1].content["tiles"] == 7
-    tiler.delete("job")
-    assert not list(tiler.read("job"))
     assert len(list(tiler.read("other"))) == 1
 
 
