@@ -98,7 +98,7 @@ class MergeHandler:
 
         def work() -> JobResult:
             self._artifacts.sweep(attempt.job_id, attempt.attempt)
-            with self._artifacts.draft(attempt.job_id) as draft:
+            with self._artifacts.draft(attempt.job_id, attempt.attempt) as draft:
                 result = make_artifacts(order, draft, progress)
                 go_on()
                 crash_point(CrashPoint.MERGER_AFTER_ARTIFACTS_BEFORE_RENAME)

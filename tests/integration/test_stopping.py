@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from microtome import clock
+from microtome.artifacts.store import ArtifactStore
 from microtome.bus import topology
 from microtome.bus.worker import Worker
 from microtome.contracts.codec import to_bytes
@@ -25,6 +26,7 @@ from microtome.contracts.messages import (
     JobFailed,
     JobParameters,
     JobPlanned,
+    JobResult,
     JobSpec,
     JobStarted,
     JobSucceeded,
@@ -41,7 +43,7 @@ from microtome.contracts.messages import (
     Stain,
     WorkflowSubmitted,
 )
-from microtome.domain.commands import Cancel, Command, Preempt, Retry, Start
+from microtome.domain.commands import Cancel, Command, Preempt, ReportSuccess, Start
 from microtome.domain.state import JobStatus
 from microtome.eventlog.log import Append, StoredEvent
 from microtome.joblog import JobLog
@@ -52,6 +54,7 @@ from microtome.tilestore import ResultStore
 from microtome.tissue.mask import find_tissue
 from microtome.tissue.store import save_mask
 from microtome.workflows import new_event
+from services.merger.clearing import clear_artifacts
 from services.merger.handler import MergeHandler
 from services.tiler.decoders import Decoders
 from services.tiler.handler import PlanHandler
@@ -206,15 +209,12 @@ async def test_while_it_is_planned_or_fed(bench: Bench, how: str) -> None:
     assert (context.planned is None) is (how == "cancelled")
 
 
-@pytest.mark.parametrize("how", ENDS)
-async def test_it_can_be_started_again_at_once(bench: Bench, how: str) -> None:
+async def test_it_can_be_started_again_at_once(bench: Bench) -> None:
     """The next attempt is fed by the same tiler while the one before it does not know yet that it is over."""
     await bench.start()
     worker = await bench.plan(concurrency=2)
     await until(lambda: bench.log().count("looks for cells") == 1, "tiles are fed")
-    await bench.end(ENDS[how](bench.job_id))
-    if how == "cancelled":
-        await bench.end(Retry(bench.job_id))
+    await bench.end(Preempt(bench.job_id, 1))
     await bench.end(Start(bench.job_id, 0))
     await bench.dispatch(2)
     await until(lambda: bench.log().count("looks for cells") == 2, "the next attempt's tiles are fed")
@@ -226,7 +226,7 @@ async def test_it_can_be_started_again_at_once(bench: Bench, how: str) -> None:
     await bench.end(Cancel(bench.job_id))
     await until(lambda: sum("stopped" in line for line in bench.log()) == 2, "the next attempt stops")
     await worker.stop(grace_s=1.0)
-    assert not bench.pixels() or not [path for path in bench.pixels() if path.is_file()]
+    assert not [path for path in bench.pixels() if path.is_file()]
 
 
 @pytest.mark.parametrize("how", ENDS)
@@ -241,6 +241,28 @@ async def test_while_it_is_merged(bench: Bench, how: str) -> None:
     await worker.stop(grace_s=1.0)
     assert not bench.artifacts()
     assert not await bench.events(JobSucceeded)
+
+
+@pytest.mark.parametrize("how", ["succeeded", "cancelled"])
+async def test_what_killed_mergers_left_goes_when_one_starts(bench: Bench, how: str) -> None:
+    root = bench.settings.microtome_data_dir / "artifacts"
+    store = ArtifactStore(root)
+    await bench.start()
+    await bench.end(Preempt(bench.job_id, 1))
+    await bench.end(Start(bench.job_id, 0))
+    for attempt in ("1", "2", ".draft-1-killed", ".draft-2-killed", ".draft-3-at-work"):
+        (root / bench.job_id / attempt).mkdir(parents=True)
+    (root / "nobody" / "1").mkdir(parents=True)
+
+    async def left() -> set[str]:
+        await clear_artifacts(bench.process.queries, store)
+        return {path.name for path in bench.artifacts()}
+
+    assert len(await left()) == 5, "the job runs"
+    end = Cancel(bench.job_id) if how == "cancelled" else ReportSuccess(bench.job_id, 2, JobResult())
+    await bench.end(end)
+    assert await left() == {".draft-3-at-work"} | ({"2"} if how == "succeeded" else set())
+    assert store.attempts("nobody") == (1,)
 
 
 async def test_what_the_user_chose_is_what_is_planned_and_everybody_says_who_they_are(bench: Bench) -> None:

@@ -46,9 +46,9 @@ class ArtifactStore:
         root.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def draft(self, job_id: str) -> Iterator[Path]:
+    def draft(self, job_id: str, attempt: int) -> Iterator[Path]:
         """Give a private folder to write into; it is gone afterwards unless it was published."""
-        folder = self._root / job_id / f".draft-{uuid.uuid4().hex}"
+        folder = self._root / job_id / f".draft-{attempt}-{uuid.uuid4().hex}"
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -67,7 +67,7 @@ class ArtifactStore:
         go_on()
         target = self._root / job_id / str(attempt)
         if target.exists():
-            replaced = target.with_name(f".replaced-{uuid.uuid4().hex}")
+            replaced = target.with_name(f".replaced-{attempt}-{uuid.uuid4().hex}")
             target.rename(replaced)
             shutil.rmtree(replaced, ignore_errors=True)
         draft.rename(target)
@@ -87,15 +87,20 @@ class ArtifactStore:
         with contextlib.suppress(OSError):  # other attempts lie there
             (self._root / job_id).rmdir()
 
-    def sweep(self, job_id: str, attempt: int) -> None:
-        """Remove what killed writers of this job left behind: drafts, and what attempts before this one published
-        without living to say so. Call only while holding its lease.
+    def sweep(self, job_id: str, attempt: int) -> int:
+        """Remove what killed writers of this job left behind: drafts up to this attempt's, and what attempts before it
+        published without living to say so; return how much that was.
+
+        Call only for an attempt that has ended, or while holding its lease. One that wakes up long after that was taken
+        from it does no harm: what later attempts write is left alone.
         """
-        for leftover in (self._root / job_id).glob(".*-*"):
+        leftovers = [path for path in (self._root / job_id).glob(".*-*") if _attempt_of(path) <= attempt]
+        for leftover in leftovers:
             shutil.rmtree(leftover, ignore_errors=True)
-        for earlier in self.attempts(job_id):
-            if earlier < attempt:
-                self.withdraw(job_id, earlier)
+        earlier = [each for each in self.attempts(job_id) if each < attempt]
+        for each in earlier:
+            self.withdraw(job_id, each)
+        return len(leftovers) + len(earlier)
 
     def attempts(self, job_id: str) -> tuple[int, ...]:
         """Return the attempts at this job that have published something."""
@@ -107,6 +112,13 @@ class ArtifactStore:
         with os.scandir(self._root) as folders:
             for folder in folders:
                 yield folder.name
+
+
+def _attempt_of(leftover: Path) -> int:
+    """Whose draft this is; 0: one from before drafts were called after their attempts."""
+    _, _, rest = leftover.name.partition("-")
+    attempt, separator, _ = rest.partition("-")
+    return int(attempt) if separator and attempt.isdecimal() else 0
 
 
 def _describe(path: Path, go_on: Callable[[], None]) -> StoredArtifact:

@@ -147,7 +147,7 @@ async def finished(gateway: Running, files: dict[str, bytes]) -> str:
     seat = NewEvent(event_id=uuid.uuid4(), message=SeatGranted(user_id="ada", seat=0), tenant="ada")
     await log.append(Append("seats", 0, (seat,)))
     await gateway.gateway.workflows.execute(submitted["id"], Start(job_id, 0))
-    with store.draft(job_id) as draft:
+    with store.draft(job_id, 1) as draft:
         for name, body in files.items():
             (draft / name).write_bytes(body)
         published = store.publish(draft, job_id, 1)

@@ -89,7 +89,7 @@ async def test_artifacts_are_found_by_the_names_in_the_result(gateway: Running) 
     seat = NewEvent(event_id=uuid.uuid4(), message=SeatGranted(user_id="ada", seat=0), tenant="ada")
     await log.append(Append("seats", 0, (seat,)))
     await gateway.gateway.workflows.execute(submitted["id"], Start(job_id, 0))
-    with store.draft(job_id) as draft:
+    with store.draft(job_id, 1) as draft:
         write_cells(draft / "cells.parquet")
         (draft / "summary.json").write_text('{"cells": 40000}')
         (draft / "unlisted.txt").write_text("not in the result")

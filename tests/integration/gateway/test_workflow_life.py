@@ -306,7 +306,7 @@ async def test_the_files_of_a_whole_workflow_are_deleted(gateway: Running) -> No
     workflow = await submitted(gateway, job(slide, "a", type="TISSUE_MASK"), job(slide, "b"))
     done, pending = workflow["jobs"]
     store = gateway.gateway.artifacts
-    with store.draft(done["id"]) as draft:
+    with store.draft(done["id"], 1) as draft:
         (draft / "summary.json").write_text('{"tissue_mm2": 1.5}')
         (draft / "overlay.jpg").write_bytes(b"\xff\xd8picture")
         published = store.publish(draft, done["id"], 1)

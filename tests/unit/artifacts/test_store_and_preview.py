@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def test_published_files_are_described_and_found(store: ArtifactStore) -> None:
-    with store.draft("job") as draft:
+    with store.draft("job", 1) as draft:
         (draft / "b.json").write_bytes(b"{}")
         (draft / "a.parquet").write_bytes(b"PAR1")
         stored = store.publish(draft, "job", 1)
@@ -46,7 +46,7 @@ def test_published_files_are_described_and_found(store: ArtifactStore) -> None:
 
 @pytest.mark.parametrize("name", ["missing", "", ".", "..", "../1/a", "/etc/passwd", "a\0", "sub/a"])
 def test_other_names_lead_nowhere(store: ArtifactStore, name: str) -> None:
-    with store.draft("job") as draft:
+    with store.draft("job", 1) as draft:
         (draft / "a").write_bytes(b"1")
         store.publish(draft, "job", 1)
     with pytest.raises(NotFound):
@@ -55,7 +55,7 @@ def test_other_names_lead_nowhere(store: ArtifactStore, name: str) -> None:
 
 def test_a_draft_that_fails_leaves_nothing(store: ArtifactStore, tmp_path: Path) -> None:
     def fail() -> None:
-        with store.draft("job") as draft:
+        with store.draft("job", 1) as draft:
             (draft / "a").write_bytes(b"1")
             raise RuntimeError
 
@@ -68,7 +68,7 @@ def test_a_draft_that_fails_leaves_nothing(store: ArtifactStore, tmp_path: Path)
 
 def test_publishing_an_attempt_again_replaces_all_of_it(store: ArtifactStore, tmp_path: Path) -> None:
     for content in ({"a": b"old", "gone": b"old"}, {"a": b"new"}):
-        with store.draft("job") as draft:
+        with store.draft("job", 1) as draft:
             for name, data in content.items():
                 (draft / name).write_bytes(data)
             store.publish(draft, "job", 1)
@@ -87,7 +87,7 @@ sync = store._sync
 def killed_before_the_rename(folder):
     sync(folder)
     os.kill(os.getpid(), signal.SIGKILL)
-with artifacts.draft("job") as draft:
+with artifacts.draft("job", 1) as draft:
     (draft / "a").write_bytes(b"whole")
     store._sync = killed_before_the_rename
     artifacts.publish(draft, "job", 1)
@@ -108,13 +108,24 @@ def test_a_writer_that_is_killed_shows_nothing_and_is_swept_up(store: ArtifactSt
 
 def test_a_sweep_leaves_what_this_attempt_published_and_nothing_earlier(store: ArtifactStore) -> None:
     for attempt in (1, 2):
-        with store.draft("job") as draft:
+        with store.draft("job", attempt) as draft:
             (draft / "a-b").write_bytes(b"1")
             store.publish(draft, "job", attempt)
     store.sweep("job", 2)
     assert store.attempts("job") == (2,)
     assert store.path("job", 2, "a-b").exists()
     assert list(store.jobs()) == ["job"]
+
+
+def test_a_writer_that_wakes_up_late_leaves_its_successor_alone(store: ArtifactStore, tmp_path: Path) -> None:
+    old = tmp_path / "artifacts" / "job" / ".draft-0123abcd"  # as they were called once
+    old.mkdir(parents=True)
+    with store.draft("job", 1), store.draft("job", 10) as later:
+        (later / "a").write_bytes(b"1")
+        assert store.sweep("job", 2) == 2
+        assert [path.name for path in (tmp_path / "artifacts" / "job").iterdir()] == [later.name]
+        store.publish(later, "job", 10)
+    assert store.path("job", 10, "a").exists()
 
 
 def test_cells_and_tissue_are_drawn_where_they_are(tmp_path: Path) -> None:
