@@ -204,6 +204,8 @@ def stack(collector: Collector) -> Iterator[tuple[EmbeddedStack, ServerThread]]:
             "DISPATCH_SECONDS": "3",
             "STALLED_SECONDS": "4",
             "CREDIT": "12",
+            # Tests submit as fast as they can.
+            "RATE_BURST": "0",
             # A job needs its time, however many cores there are.
             "INFERENCE_THREADS": "1",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
