@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
+from microtome.crashpoint import MARK, POINT
 from microtome.embedded.supervisor import SERVICES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,7 +23,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_every_service_of_the_stack_is_there_and_can_be_started(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == {"postgres", "nats", *SERVICES}
+    assert set(compose["services"]) == {"postgres", "nats", "prometheus", *SERVICES}
     for name in SERVICES:
         assert compose["services"][name]["command"] == ["python", "-m", f"services.{name}"]
         assert importlib.util.find_spec(f"services.{name}.__main__") is not None
@@ -73,7 +74,26 @@ def test_every_setting_is_documented() -> None:
     documented = set(re.findall(r"`([A-Z_]+)`", first_column))
     code = {name for service in SERVICES for name in settings_of(service)}
     stack = {"MICROTOME_HOME", "NATS_PORT", "POSTGRES_PORT", "NATS_MONITORING_PORT", "METRICS_BASE_PORT"}
-    assert documented == code | stack | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+    assert documented == code | stack | {"OTEL_EXPORTER_OTLP_ENDPOINT", POINT, MARK}
+
+
+def test_prometheus_asks_every_service_and_loads_alerts_on_what_they_export(compose: dict[str, Any]) -> None:
+    files = {v.split(":")[1]: v.split(":")[0] for v in compose["services"]["prometheus"]["volumes"]}
+    config = yaml.safe_load((ROOT / files["/etc/prometheus/prometheus.yml"]).read_text())
+    (asked,) = config["scrape_configs"][0]["dns_sd_configs"]
+    assert set(asked["names"]) == set(SERVICES)
+    assert str(asked["port"]) == compose["services"]["gateway"]["environment"]["METRICS_PORT"]
+    (rules,) = config["rule_files"]
+    groups = yaml.safe_load((ROOT / files[f"/etc/prometheus/{rules}"]).read_text())["groups"]
+    folders = (ROOT / "services", ROOT / "libs" / "microtome")
+    code = "\n".join(file.read_text() for folder in folders for file in folder.rglob("*.py"))
+    words = {"max", "sum", "or", "vector", "increase", "m", "rate", "by"}
+    for rule in (rule for group in groups for rule in group["rules"]):
+        names = set(re.findall(r"[a-z_]+", rule["expr"])) - words
+        assert names, rule
+        for name in names:
+            # A counter is exported with `_total` behind the name that it was given.
+            assert f'"{name}"' in code or f'"{name.removesuffix("_total")}"' in code, f"nobody exports {name}"
 
 
 def test_services_share_the_data_and_wait_for_the_servers(compose: dict[str, Any]) -> None:
