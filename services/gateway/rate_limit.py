@@ -34,7 +34,10 @@ with taken as (
 )
 select exists (select from taken) as granted,
        extract(epoch from coalesce((select full_at from taken), (select full_at from rate_buckets where user_id = $1))
-                          - clock_timestamp())::float8 as full_in
+                          - clock_timestamp())::float8 as full_in,
+       (select count(*) from (
+           select from jobs where user_id = $1 and status in ('DRAFT', 'PENDING', 'RUNNING') limit $4
+       ) as jobs) as unfinished
 """
 _PEEK = "select extract(epoch from full_at - clock_timestamp())::float8 from rate_buckets where user_id = $1"
 _UNFINISHED = """
@@ -103,13 +106,19 @@ class RateLimit:
         self._max_pending_jobs = max_pending_jobs
         self._refused = refused
 
-    async def take(self, user_id: str) -> Allowance | None:
-        """Take one token; what is left then, None without a limit. Raises `RateLimited`."""
+    async def take(self, user_id: str, jobs: int = 1) -> Allowance | None:
+        """Take one token for so many more jobs; what is left then, None without a limit.
+
+        Raises `RateLimited`, `TooManyJobs`.
+        """
         if self._burst == 0:
+            if self._max_pending_jobs:
+                self._check_room(await self._unfinished(user_id), jobs, {})
             return None
         token, burst = self._intervals()
+        counted = self._max_pending_jobs and self._max_pending_jobs + 1
         async with self._database.connection() as connection:
-            row = await connection.fetchrow(_TAKE, user_id, token, burst)
+            row = await connection.fetchrow(_TAKE, user_id, token, burst, counted)
         assert row is not None
         allowance = self._allowance(row["full_in"])
         if not row["granted"]:
@@ -120,6 +129,7 @@ class RateLimit:
                 f"Try again in {wait} s.",
                 {**allowance.headers(), "RateLimit-Remaining": "0", "Retry-After": str(wait)},
             )
+        self._check_room(row["unfinished"], jobs, allowance.headers())
         return allowance
 
     async def peek(self, user_id: str) -> Allowance | None:
@@ -130,18 +140,17 @@ class RateLimit:
             full_in = await connection.fetchval(_PEEK, user_id)
         return self._allowance(full_in)
 
-    async def make_room(self, user_id: str, jobs: int) -> None:
-        """Check that a user may have so many more jobs. Raises `TooManyJobs`."""
-        if self._max_pending_jobs == 0:
-            return
+    async def _unfinished(self, user_id: str) -> int:
         async with self._database.connection() as connection:
-            unfinished = await connection.fetchval(_UNFINISHED, user_id, self._max_pending_jobs + 1)
-        if unfinished + jobs > self._max_pending_jobs:
+            return int(await connection.fetchval(_UNFINISHED, user_id, self._max_pending_jobs + 1))
+
+    def _check_room(self, unfinished: int, jobs: int, headers: Mapping[str, str]) -> None:
+        if self._max_pending_jobs and unfinished + jobs > self._max_pending_jobs:
             self._refused.labels("jobs").inc()
             raise TooManyJobs(
                 f"You have {unfinished} unfinished jobs and may have {self._max_pending_jobs}; these would be {jobs} "
                 "more. Wait until some are done, or cancel some.",
-                {"Retry-After": "60"},
+                {**headers, "Retry-After": "60"},
             )
 
     def _intervals(self) -> tuple[timedelta, timedelta]:

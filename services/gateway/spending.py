@@ -14,7 +14,6 @@ from services.gateway.context import Gateway
 
 async def spend(gateway: Gateway, request: Request, user: str, jobs: int) -> None:
     """Let a user add so many jobs, or not. Raises `RateLimited`, `TooManyJobs`."""
-    allowance = await gateway.rate_limit.take(user)
+    allowance = await gateway.rate_limit.take(user, jobs)
     if allowance is not None:
         add_headers(request.scope, allowance.headers())
-    await gateway.rate_limit.make_room(user, jobs)

@@ -54,21 +54,30 @@ insert into slides (slide_id, user_id, filename, size_bytes, sha256, vendor, wid
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 """
 _SLIDE_DELETED = "update slides set deleted_at = $2 where slide_id = $1"
-_WORKFLOW = """
-insert into workflows (workflow_id, user_id, name, created_at, version, xid, position, branches, submitted, next_turn)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
-"""
 _WORKFLOW_MOVED = "update workflows set version = $2, xid = $3, position = $4, status = $5 where workflow_id = $1"
 _KNOWN = """
 select user_id, branches, next_turn, (select count(*)::integer from jobs where workflow_id = $1) as jobs
 from workflows where workflow_id = $1
 """
 _GREW = "update workflows set next_turn = $2, branches = $3 where workflow_id = $1"
-_JOB = """
+_JOBS = """
 insert into jobs (job_id, workflow_id, user_id, ordinal, key, type, slide_id, branch, depends_on, parameters,
                   status, attempt, failures, created_at, turn, draft, expected_tiles)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, $12, $13, $14, $15)
+select job_id, $1, $2, ordinal, key, type, slide_id, branch, depends_on, parameters,
+       case when draft then 'DRAFT' else 'PENDING' end, 0, 0, $3, turn, draft, expected_tiles
+from jsonb_to_recordset($4) as job (job_id text, ordinal integer, key text, type smallint, slide_id text, branch text,
+                                    depends_on text[], parameters jsonb, turn integer, draft boolean,
+                                    expected_tiles bigint)
 """
+# A workflow and its jobs in one statement: submissions are frequent, and each costs a way to the server and back.
+_WORKFLOW = f"""
+with workflow as (
+    insert into workflows (workflow_id, user_id, created_at, name, version, xid, position, branches, submitted,
+                           next_turn)
+    values ($1, $2, $3, $5, $6, $7, $8, $9, $10, $10)
+)
+{_JOBS}
+"""  # noqa: S608 - no input
 _RELEASED = """
 with line as (update workflows set next_turn = next_turn + 1 where workflow_id = $2 returning next_turn - 1 as turn)
 update jobs set status = 'PENDING', turn = line.turn, released = true, failures = 0, not_before = null, error = null,
@@ -204,8 +213,8 @@ async def _workflow(connection: Connection, event: StoredEvent, workflow: Workfl
     place = (event.version, event.cursor.xid, event.cursor.position)
     about = (workflow.workflow_id, workflow.user_id)
     chosen = branches(policies(workflow.branches))
-    await connection.execute(_WORKFLOW, *about, workflow.name, event.at, *place, chosen, len(workflow.jobs))
-    await _jobs(connection, event, workflow.jobs, about, ordinal=0, turn=0)
+    jobs = _rows(workflow.jobs, ordinal=0, turn=0)
+    await connection.execute(_WORKFLOW, *about, event.at, jobs, workflow.name, *place, chosen, len(workflow.jobs))
 
 
 async def _added(connection: Connection, event: StoredEvent, added: JobsAdded) -> None:
@@ -215,7 +224,8 @@ async def _added(connection: Connection, event: StoredEvent, added: JobsAdded) -
     turn = known["next_turn"]
     chosen = branches(rows.chosen_policies(known["branches"]) | policies(added.branches))
     await connection.execute(_GREW, added.workflow_id, turn + len(added.jobs), chosen)
-    await _jobs(connection, event, added.jobs, (added.workflow_id, known["user_id"]), ordinal=known["jobs"], turn=turn)
+    jobs = _rows(added.jobs, ordinal=known["jobs"], turn=turn)
+    await connection.execute(_JOBS, added.workflow_id, known["user_id"], event.at, jobs)
 
 
 def branches(chosen: Mapping[str, BranchPolicy]) -> list[dict[str, Any]]:
@@ -223,31 +233,24 @@ def branches(chosen: Mapping[str, BranchPolicy]) -> list[dict[str, Any]]:
     return [to_json(Branch(name=name, policy=policy)) for name, policy in chosen.items()]
 
 
-async def _jobs(
-    connection: Connection, event: StoredEvent, jobs: Sequence[JobSpec], about: tuple[str, str], ordinal: int, turn: int
-) -> None:
-    await connection.executemany(
-        _JOB,
-        [
-            (
-                job.job_id,
-                *about,
-                ordinal + number,
-                job.key,
-                int(job.type),
-                job.slide_id,
-                job.branch,
-                list(job.depends_on),
-                None if job.parameters is None else to_json(job.parameters),
-                "DRAFT" if job.draft else "PENDING",
-                event.at,
-                turn + number,
-                job.draft,
-                job.expected_tiles,
-            )
-            for number, job in enumerate(jobs)
-        ],
-    )
+def _rows(jobs: Sequence[JobSpec], ordinal: int, turn: int) -> list[dict[str, Any]]:
+    """What the rows of new jobs do not share."""
+    return [
+        {
+            "job_id": job.job_id,
+            "ordinal": ordinal + number,
+            "key": job.key,
+            "type": int(job.type),
+            "slide_id": job.slide_id,
+            "branch": job.branch,
+            "depends_on": job.depends_on,
+            "parameters": None if job.parameters is None else to_json(job.parameters),
+            "turn": turn + number,
+            "draft": job.draft,
+            "expected_tiles": job.expected_tiles,
+        }
+        for number, job in enumerate(jobs)
+    ]
 
 
 async def _job(connection: Connection, event: StoredEvent) -> None:
