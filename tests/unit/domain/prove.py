@@ -1,5 +1,14 @@
 """Prove the laws on many histories: `python -m tests.unit.domain.prove --histories 10000`.
 
+A history is a list of steps (submit, add, tick, wait, fail, cancel, retry …) of users, workers and the scheduler. The
+laws are checked at every position; then the log is folded anew, from a snapshot on, and into rows of the read models,
+which must be what the laws say (`rows.check_rows`).
+
+Lists of steps stand where hypothesis has `RuleBasedStateMachine`. A step that the state does not allow does nothing, so
+every list is a history and no rule needs preconditions. The list is a value: the same history runs under other limits
+and under sabotaged schedulers (`test_scheduling_random`), can be made of one seed where length and mixture matter more
+than smallness, and shrinks as lists do.
+
 Prints one line of JSON: histories, positions checked, and how often what happened in them. Exits with 1 and the
 smallest history that breaks a law when there is one.
 """

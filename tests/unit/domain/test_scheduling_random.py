@@ -17,6 +17,7 @@ from microtome.domain.scheduling import Decision, GrantSeat, PreemptJob, schedul
 from microtome.domain.standing import PENDING, SUCCEEDED
 from tests.unit.domain.histories import ACTIONS, History, Meddle, Steps, some_limits
 from tests.unit.domain.laws import Violation
+from tests.unit.domain.rows import check_rows
 from tests.unit.domain.stories import Schedule, World
 
 NUMBERS = st.integers(0, 2**32)
@@ -38,7 +39,9 @@ def prove(limits: Limits, steps: Steps, cut: int) -> History:
     world = History(limits)
     world.live_through(steps)
     world.check_replay(cut)
+    check_rows(world, cut)
     world.finish()
+    check_rows(world, cut)
     return world
 
 
@@ -148,6 +151,17 @@ def test_a_broken_scheduler_is_caught(scheduler: Schedule, meddle: Meddle | None
         if found is not None and any(word in found for word in words.split("|")):
             return
     pytest.fail("nobody noticed")
+
+
+@pytest.mark.parametrize("column", ["status", "attempt", "slot"])
+def test_a_row_that_is_not_what_happened_is_caught(column: str) -> None:
+    world = History(some_limits(5))
+    world.live_through(some_steps(3))
+    check_rows(world, 2)
+    life = next(iter(world.laws.lives.values()))
+    setattr(life, column, {"status": "LOST", "attempt": life.attempt + 1, "slot": 99}[column])
+    with pytest.raises(Violation, match="the rows of the jobs are their lives"):
+        check_rows(world, 2)
 
 
 def test_the_true_scheduler_is_not_caught_by_the_same_histories() -> None:
