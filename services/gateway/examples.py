@@ -157,6 +157,8 @@ _LIMITS: Json = {
     "max_pending_jobs": 10000,
     "max_in_flight": 128,
     "max_live_clients": 2000,
+    "max_live_clients_per_user": 50,
+    "max_open_uploads": 100,
     "max_jobs_per_request": 1000,
     "tile_size": 1024,
     "halo": 96,

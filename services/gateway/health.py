@@ -62,6 +62,8 @@ def _limits(gateway: Gateway) -> views.Limits:
         max_pending_jobs=settings.max_pending_jobs or None,
         max_in_flight=settings.max_in_flight,
         max_live_clients=settings.max_live_clients,
+        max_live_clients_per_user=settings.max_live_clients_per_user or None,
+        max_open_uploads=settings.max_open_uploads or None,
         max_jobs_per_request=MAX_JOBS,
         tile_size=settings.tile_size,
         halo=settings.tile_overlap,
@@ -83,7 +85,9 @@ async def _services(gateway: Gateway) -> list[views.ServiceSeen]:
             waiting = await gateway.bus.depth(PLAN)
         bus = views.ServiceSeen(name="nats", state="ok", detail=f"{waiting} jobs in line for the tiler")
     except (TimeoutError, Unavailable):
-        bus = views.ServiceSeen(name="nats", state="unreachable", detail="live pages are refreshed every 2 seconds")
+        bus = views.ServiceSeen(
+            name="nats", state="unreachable", detail="no progress within jobs is shown, and workers get no work"
+        )
     if gateway.places.lagging:
         places = views.ServiceSeen(name="log", state="lagging", detail="what jobs wait for may be out of date")
     else:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import ClassVar
 
 from microtome.bus.bus import Bus
 from microtome.bus.message import Message
@@ -38,6 +40,13 @@ _WAIT_S = 1.0
 _GATHER_S = 0.005
 
 Wait = Callable[[float], Awaitable[bool]]
+
+
+class TooManyClients(MicrotomeError):
+    """You have as many live views open as one user may have; close some."""
+
+    code: ClassVar[str] = "too-many-clients"
+    transient: ClassVar[bool] = True
 
 
 class Place:
@@ -107,15 +116,17 @@ class Listener:
 class Hub:
     """Feeds all listeners of this process."""
 
-    def __init__(self, bus: Bus, facts: Facts, wait: Wait, max_clients: int) -> None:
-        """`wait(seconds)`: sleep until something may have been appended to the log."""
+    def __init__(self, bus: Bus, facts: Facts, wait: Wait, max_clients: int, max_per_user: int = 0) -> None:
+        """`wait(seconds)`: sleep until something may have been appended to the log. `max_per_user` 0: no limit."""
         self.facts = facts
         self.max_clients = max_clients
         self._bus = bus
         self._wait = wait
         self._head = START
         self._listeners: dict[Topic, set[Listener]] = {}
-        self._clients = 0
+        self._max_per_user = max_per_user
+        # By what they say who they are, before it is looked at.
+        self._clients: Counter[str] = Counter()
         self._recent: list[Fact] = []
         self._oldest = 0
         self._bytes = 0
@@ -152,17 +163,21 @@ class Hub:
     @property
     def clients(self) -> int:
         """How many are connected."""
-        return self._clients
+        return self._clients.total()
 
-    def admit(self) -> Place:
-        """Room for one more client. Raises `Overloaded`."""
-        if self._clients >= self.max_clients:
-            raise Overloaded(f"{self._clients} live clients are connected, as many as this process takes.")
-        self._clients += 1
-        return Place(self._release)
+    def admit(self, user: str) -> Place:
+        """Room for one more client. Raises `Overloaded`, `TooManyClients`."""
+        if self.clients >= self.max_clients:
+            raise Overloaded(f"{self.clients} live clients are connected, as many as this process takes.")
+        if self._max_per_user and self._clients[user] >= self._max_per_user:
+            raise TooManyClients(f"You have {self._clients[user]} live views open, as many as one user may have.")
+        self._clients[user] += 1
+        return Place(partial(self._release, user))
 
-    def _release(self) -> None:
-        self._clients -= 1
+    def _release(self, user: str) -> None:
+        self._clients[user] -= 1
+        if not self._clients[user]:
+            del self._clients[user]
 
     def join(self, listener: Listener) -> None:
         """Feed this listener from now on."""

@@ -161,6 +161,20 @@ KINDS: Mapping[str, Kind] = {
         "Wait until some are done, or cancel some.",
         True,
     ),
+    "too-many-clients": Kind(
+        429,
+        "Too many live views",
+        "You have as many live views open as one user may have.",
+        "Close some; a page that was left lets go of its own within moments.",
+        True,
+    ),
+    "too-many-uploads": Kind(
+        429,
+        "Too many uploads",
+        "You have begun as many uploads as one user may have under way.",
+        "Finish some or give some up (`DELETE`), or wait until they expire.",
+        True,
+    ),
     "busy": Kind(
         503,
         "Busy",

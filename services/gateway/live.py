@@ -22,7 +22,7 @@ from services.gateway import problems
 from services.gateway.admission import Overloaded
 from services.gateway.context import Context, Gateway, LiveContext
 from services.gateway.facts import Interest
-from services.gateway.hub import Listener
+from services.gateway.hub import Listener, Place, TooManyClients
 from services.gateway.sse import EventStream, SseVoice
 from services.gateway.teller import Teller, Voice
 from services.gateway.user import InvalidUser, LinkUser, UserRequired, checked_user
@@ -147,11 +147,7 @@ async def _position(gateway: Gateway, text: str | None) -> Cursor | None:
 
 async def _stream(gateway: Gateway, interest: Interest, after: str | None) -> Response:
     position = await _position(gateway, after)
-    try:
-        place = gateway.hub.admit()
-    except Overloaded:
-        gateway.metrics.overloaded.labels("live").inc()
-        raise
+    place = _admitted(gateway, interest.user_id)
 
     async def tell(voice: SseVoice, gone: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -174,9 +170,8 @@ async def _serve(
     interest: Callable[[str], Awaitable[Interest]],
 ) -> None:
     try:
-        place = gateway.hub.admit()
-    except Overloaded as error:
-        gateway.metrics.overloaded.labels("live").inc()
+        place = _admitted(gateway, user or "")
+    except (Overloaded, TooManyClients) as error:
         await _deny(websocket, error)
         return
     try:
@@ -189,6 +184,18 @@ async def _serve(
             await websocket.close(_close_code(error), error.detail[:120])
     finally:
         place.give_back()
+
+
+def _admitted(gateway: Gateway, user: str) -> Place:
+    """Room for one more client of the user. Raises `Overloaded`, `TooManyClients`."""
+    try:
+        return gateway.hub.admit(user)
+    except Overloaded:
+        gateway.metrics.overloaded.labels("live").inc()
+        raise
+    except TooManyClients:
+        gateway.metrics.rate_limited.labels("live").inc()
+        raise
 
 
 async def _deny(websocket: WebSocket, error: MicrotomeError) -> None:

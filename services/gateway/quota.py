@@ -58,8 +58,10 @@ class Room:
 class Quota:
     """The limit of every user."""
 
-    def __init__(self, uploads: Uploads, data_dir: Path, limit_bytes: int) -> None:
+    def __init__(self, uploads: Uploads, data_dir: Path, limit_bytes: int, max_open: int = 0) -> None:
+        """0: no limit."""
         self.uploads = uploads
+        self._max_open = max_open
         self.limit_bytes = limit_bytes
         self._data_dir = data_dir
 
@@ -86,7 +88,10 @@ class Quota:
                 await asyncio.shield(self.uploads.remove(upload_id))
 
     async def promise(self, upload_id: str, user_id: str, size: int, metadata: str, seconds: float) -> Upload:
-        """Room for a file that comes in several requests. Raises `QuotaExceeded`, `StorageFull`, `Unavailable`."""
+        """Room for a file that comes in several requests.
+
+        Raises `QuotaExceeded`, `TooManyUploads`, `StorageFull`, `Unavailable`.
+        """
         await self.check_disk(size)
         return await self.uploads.open(
             upload_id,
@@ -95,6 +100,7 @@ class Quota:
             limit_bytes=self.limit_bytes,
             seconds=seconds,
             resumable=True,
+            max_open=self._max_open,
             metadata=metadata,
         )
 

@@ -46,6 +46,9 @@ class GatewaySettings(EngineDefaults):
     max_in_flight: int = Field(default=128, ge=1, le=10_000)
     # Websockets and event streams of one process.
     max_live_clients: int = Field(default=2000, ge=1, le=100_000)
+    # Those of one user, in one process; and resumable uploads that a user has begun and not ended. 0: no limit.
+    max_live_clients_per_user: int = Field(default=50, ge=0)
+    max_open_uploads: int = Field(default=100, ge=0)
     microtome_ui_dir: Path = _PROJECT_ROOT / "ui" / "dist"
 
     @property

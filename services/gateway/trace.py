@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class GatewayMetrics:
     """The metrics of one gateway: `http_*`, `uploaded_bytes_total`, `live_*`, `rate_limited_total`, `overloaded_total`.
 
-    `rate_limited_total{limit}`: `rate` (submissions too fast) or `jobs` (too many unfinished ones).
+    `rate_limited_total{limit}`: `rate` (submissions too fast), `jobs` (too many unfinished), `live` (too many views).
     `overloaded_total{what}`: `requests` or `live`. `live_commit_to_client_seconds`: facts told as they happened.
     """
 

@@ -268,6 +268,12 @@ class Limits(View):
     max_pending_jobs: int | None = Field(description="MAX_PENDING_JOBS: unfinished jobs of a user; null: no limit.")
     max_in_flight: int = Field(description="MAX_IN_FLIGHT: requests that one process works on at once.")
     max_live_clients: int = Field(description="MAX_LIVE_CLIENTS: live views that one process keeps.")
+    max_live_clients_per_user: int | None = Field(
+        description="MAX_LIVE_CLIENTS_PER_USER: those of one user, in one process; null: no limit."
+    )
+    max_open_uploads: int | None = Field(
+        description="MAX_OPEN_UPLOADS: resumable uploads that a user may have under way; null: no limit."
+    )
     max_jobs_per_request: int = Field(description="Jobs in one submission.")
     tile_size: int = Field(description="TILE_SIZE: edge of a tile with its halo, model pixels.")
     halo: int = Field(description="TILE_OVERLAP: context on each side of a tile, model pixels.")

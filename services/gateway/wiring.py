@@ -122,7 +122,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             partial(at_snapshot, database),
         )
         showing = Showing(Headlines(database), queries, places)
-        hub = Hub(bus, Facts(database), log.wait, settings.max_live_clients)
+        hub = Hub(bus, Facts(database), log.wait, settings.max_live_clients, settings.max_live_clients_per_user)
         attendance = Attendance(bus)
         attendance.start()
         stack.push_async_callback(attendance.stop)
@@ -142,7 +142,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             submissions=Submissions(log, queries, deciding, limits, defaults),
             registrar=registrar,
             uploads=uploads,
-            quota=Quota(uploading, settings.microtome_data_dir, settings.user_quota_bytes),
+            quota=Quota(uploading, settings.microtome_data_dir, settings.user_quota_bytes, settings.max_open_uploads),
             uploading=uploading,
             resumable=resumable,
             completion=completion,
@@ -188,7 +188,7 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
         title="Microtome",
         version=version(),
         description="Every cell on a whole slide. Say who you are with the header X-User-ID. Errors are "
-        "`application/problem+json` (RFC 9457); reads carry an ETag; lists come in pages.",
+        "`application/problem+json` (RFC 9457); most reads carry an ETag; lists that grow come in pages.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -248,6 +248,12 @@ class Limits(TypedDict):
     max_live_clients: int
     """MAX_LIVE_CLIENTS: live views that one process keeps."""
 
+    max_live_clients_per_user: int | None
+    """MAX_LIVE_CLIENTS_PER_USER: those of one user, in one process; null: no limit."""
+
+    max_open_uploads: int | None
+    """MAX_OPEN_UPLOADS: resumable uploads that a user may have under way; null: no limit."""
+
     max_pending_jobs: int | None
     """MAX_PENDING_JOBS: unfinished jobs of a user; null: no limit."""
 

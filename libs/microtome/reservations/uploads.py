@@ -31,6 +31,13 @@ class QuotaExceeded(MicrotomeError):
         self.members: Mapping[str, Any] = {"requested_bytes": requested, "used_bytes": used, "limit_bytes": limit}
 
 
+class TooManyUploads(MicrotomeError):
+    """You have begun as many uploads as one user may have under way; finish some or give some up."""
+
+    code: ClassVar[str] = "too-many-uploads"
+    transient: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
     """An upload under way. `problem` is `{code, detail}` of one that was refused when it had come whole."""
@@ -83,6 +90,10 @@ insert into uploads (upload_id, user_id, size_bytes, resumable, metadata, expire
 values ($1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6))
 returning *, false as expired, 0::float8 as age_seconds
 """
+_COUNT_OPEN = """
+select count(*) from uploads
+where user_id = $1 and resumable and problem is null and finished_at is null and expires_at > clock_timestamp()
+"""
 _GROW = "update uploads set size_bytes = $2 where upload_id = $1"
 _SELECT = """
 select *, expires_at <= clock_timestamp() as expired,
@@ -123,9 +134,17 @@ class Uploads:
         seconds: float,
         resumable: bool,
         metadata: str = "",
+        max_open: int = 0,
     ) -> Upload:
-        """Reserve room for an upload. `limit_bytes` 0 is no limit. Raises `QuotaExceeded`."""
+        """Reserve room for an upload; `limit_bytes` and `max_open` 0 are no limit.
+
+        Raises `QuotaExceeded`, `TooManyUploads`.
+        """
         async with self._database.transaction() as connection:
+            if max_open:
+                await connection.execute(_LOCK, user_id)
+                if await connection.fetchval(_COUNT_OPEN, user_id) >= max_open:
+                    raise TooManyUploads(f"You have {max_open} uploads under way; finish some or give some up.")
             if limit_bytes:
                 await _fits(connection, user_id, upload_id, size_bytes, limit_bytes)
             row = await connection.fetchrow(_OPEN, upload_id, user_id, size_bytes, resumable, metadata, seconds)

@@ -299,6 +299,24 @@ async def test_one_client_too_many_is_told_to_come_back(start_gateway: Start) ->
             await told(third, "snapshot")
 
 
+async def test_one_user_does_not_take_all_the_room(start_gateway: Start) -> None:
+    async with start_gateway(max_live_clients_per_user=1) as gateway:
+        async with live(gateway, "/me?user=ada") as first, live(gateway, "/me?user=bob") as other:
+            await told(first, "snapshot")
+            await told(other, "snapshot")
+            with pytest.raises(InvalidStatus) as refused:
+                async with live(gateway, "/me?user=ada"):
+                    pass
+            assert refused.value.response.status_code == 429
+            response = await gateway.get("/me/live")
+            await gateway.assert_problem(response, 429, "too-many-clients")
+        async with asyncio.timeout(5):
+            while gateway.gateway.hub.clients:
+                await asyncio.sleep(0.02)
+        async with live(gateway, "/me?user=ada") as again:
+            await told(again, "snapshot")
+
+
 async def test_clients_are_told_when_the_gateway_stops(start_gateway: Start, caplog: pytest.LogCaptureFixture) -> None:
     async with start_gateway() as gateway:
         submitted = await workflow(gateway)

@@ -72,7 +72,7 @@ async def test_who_does_not_read_costs_nothing(
     database_url: str, nats_url: str, tmp_path: Path, free_port: int
 ) -> None:
     async with (
-        gateway_process(database_url, nats_url, tmp_path, free_port) as (url, child),
+        gateway_process(database_url, nats_url, tmp_path, free_port, MAX_LIVE_CLIENTS_PER_USER="0") as (url, child),
         await Database.connect(database_url) as database,
         AsyncExitStack() as stack,
     ):

@@ -293,6 +293,18 @@ async def test_one_upload_that_cannot_be_dealt_with_does_not_hold_up_the_others(
     assert [folder.name for folder in (gateway.data_dir / "resumable").iterdir()] == [stuck]
 
 
+async def test_a_user_has_only_so_many_uploads_under_way(start_gateway: Start) -> None:
+    async with start_gateway(max_open_uploads=2) as gateway:
+        ada = Client(gateway)
+        urls = [await ada.create(5) for _ in range(2)]
+        both = [ada.request("POST", "/api/v1/uploads", Upload_Length="5") for _ in range(2)]
+        for refused in await asyncio.gather(*both):
+            await gateway.assert_problem(refused, 429, "too-many-uploads")
+        await Client(gateway, "bob").create(5)
+        assert (await ada.request("DELETE", urls[0])).status_code == 204
+        await ada.create(5)
+
+
 async def test_what_nobody_continues_expires(start_gateway: Start) -> None:
     async with start_gateway(upload_expiry_seconds=1) as gateway:
         client = Client(gateway)

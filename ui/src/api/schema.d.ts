@@ -614,6 +614,8 @@ export interface paths {
         /**
          * Your workflows
          * @description List the user's workflows with their jobs and progress, newest first.
+         *
+         *     A page may be shorter than `limit`: it ends after about 2,000 jobs.
          */
         get: operations["workflows_workflows"];
         put?: never;
@@ -1204,6 +1206,16 @@ export interface components {
              * @description MAX_LIVE_CLIENTS: live views that one process keeps.
              */
             max_live_clients: number;
+            /**
+             * Max Live Clients Per User
+             * @description MAX_LIVE_CLIENTS_PER_USER: those of one user, in one process; null: no limit.
+             */
+            max_live_clients_per_user: number | null;
+            /**
+             * Max Open Uploads
+             * @description MAX_OPEN_UPLOADS: resumable uploads that a user may have under way; null: no limit.
+             */
+            max_open_uploads: number | null;
             /**
              * Max Pending Jobs
              * @description MAX_PENDING_JOBS: unfinished jobs of a user; null: no limit.
@@ -4664,6 +4676,8 @@ export interface operations {
                      *         "max_in_flight": 128,
                      *         "max_jobs_per_request": 1000,
                      *         "max_live_clients": 2000,
+                     *         "max_live_clients_per_user": 50,
+                     *         "max_open_uploads": 100,
                      *         "max_pending_jobs": 10000,
                      *         "max_upload_bytes": 68719476736,
                      *         "max_workers": 4,
