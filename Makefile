@@ -45,7 +45,7 @@ replay: $(VENV)/.runtime ## travel through the log; ARGS="--help", ARGS="timelin
 	@$(RUN) -m microtome.replay $(ARGS)
 
 test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) tests/run.py $(ARGS)
 
 prove: $(VENV)/.dev ## the laws of scheduling on generated histories; HISTORIES=10000
 	@PYTHONPATH=libs:. $(RUN) -m tests.unit.domain.prove --histories $(or $(HISTORIES),10000)
