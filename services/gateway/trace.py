@@ -51,9 +51,11 @@ class GatewayMetrics:
 class Observe:
     """Pure ASGI middleware, outermost, so that it sees what was really answered."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, prefix: str) -> None:
+        """`prefix`: where the routers are mounted."""
         self._app = app
         self._metrics = metrics
+        self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, and measure it."""
@@ -75,7 +77,7 @@ class Observe:
             try:
                 await self._app(scope, receive, noting)
             finally:
-                route = _route(scope)
+                route = _route(scope, self._prefix)
                 seconds = time.perf_counter() - began
                 self._metrics.observe(route, method, status, seconds)
                 _log(method, route, status, seconds)
@@ -98,6 +100,11 @@ def _traceparent(scope: Scope) -> str | None:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
 
 
-def _route(scope: Scope) -> str:
+def _route(scope: Scope, prefix: str) -> str:
     """The template that matched; one name for everything that none did."""
-    return str(getattr(scope.get("route"), "path", None) or "unmatched")
+    template = getattr(scope.get("route"), "path", None)
+    if not template:
+        return "unmatched"
+    # A router that was included does not know under which prefix.
+    mounted = scope["path"].startswith(prefix + "/") and not template.startswith(prefix + "/")
+    return f"{prefix}{template}" if mounted else str(template)

@@ -217,5 +217,5 @@ def create_app(settings: GatewaySettings, metrics: GatewayMetrics | None = None)
         BodyLimit, limit=settings.max_body_bytes, streamed=_STREAMED, seconds=settings.upload_stall_seconds
     )
     app.add_middleware(tus.MethodOverride, prefix=f"{API}/uploads/")
-    app.add_middleware(Observe, metrics=measured.http)
+    app.add_middleware(Observe, metrics=measured.http, prefix=API)
     return app
