@@ -1,11 +1,13 @@
 """The compiled contract: which protobuf descriptor belongs to which dataclass.
 
-Promises: a pool of its own, so that nothing else in the process can clash with or change the contract.
+Promises: a pool of its own, so that nothing else in the process can clash with or change the contract; one pool and one
+class of each message, however many threads ask first.
 Refuses: message classes that the contract does not know.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
@@ -23,6 +25,8 @@ from microtome.contracts.messages import Message
 PACKAGE = "microtome.v1"
 TIMESTAMP = "google.protobuf.Timestamp"
 T = TypeVar("T")
+# Two pools would be two contracts: a message of the one is none of the other. Held for what is built once only.
+_building = threading.RLock()
 
 
 def once_per_class(build: Callable[[type[Message]], T]) -> Callable[[type[Message]], T]:
@@ -30,16 +34,25 @@ def once_per_class(build: Callable[[type[Message]], T]) -> Callable[[type[Messag
     built: dict[type[Message], T] = {}
 
     def look_up(cls: type[Message]) -> T:
-        if cls not in built:
-            built[cls] = build(cls)
-        return built[cls]
+        try:
+            return built[cls]
+        except KeyError:
+            with _building:
+                if cls not in built:
+                    built[cls] = build(cls)
+                return built[cls]
 
     return look_up
 
 
-@cache
 def pool() -> descriptor_pool.DescriptorPool:
     """Return the contract's own descriptor pool, built once from `descriptors.binpb`."""
+    with _building:
+        return _pool()
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
     image = (Path(__file__).resolve().parent / "descriptors.binpb").read_bytes()
     own = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(image).file:
