@@ -24,7 +24,7 @@ def ask():
 threads = [threading.Thread(target=ask) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-sys.exit("; ".join(wrong[:1]))
+sys.exit("; ".join(wrong[:1]) or 0)
 """
 
 
