@@ -53,7 +53,7 @@ PATIENCE_S = 60.0
 # How long an armed crash point is waited for.
 POINT_S = 45.0
 TILE_SIZES = tuple(range(336, 656, 16))
-HALOS = (96, 112, 128)
+HALOS = (96, 112, 128, 144)
 CANCELLED_SHARE = 0.1
 _ENDS = (JobSucceeded, JobFailed, JobAttemptLost, JobCancelled, JobPreempted)
 
@@ -128,7 +128,8 @@ class Campaign:
     async def submit(self) -> None:
         """Have the next user submit a workflow of two branches, and sometimes cancel one of its jobs."""
         client, slide = self._slides[self._submitted % len(self._slides)]
-        parameters = self._parameters[self._submitted % len(self._parameters)]
+        # Each user goes through all of them, so that no job finds its tiles done.
+        parameters = self._parameters[self._submitted // len(self._slides) % len(self._parameters)]
         self._submitted += 1
         tissue: JobIn = {"key": "tissue", "type": "TISSUE_MASK", "slide_id": slide["id"], "branch": "a"}
         cells: JobIn = {"key": "cells", "type": "SEGMENT_CELLS", "slide_id": slide["id"], "branch": "a"}
