@@ -37,7 +37,7 @@ from microtome.readmodels.queries import JobContext
 log = logging.getLogger(__name__)
 
 # How long a handed-over job may lie in a queue before it is dispatched again (which costs little: all is in the store).
-HAND_OVER_S = 30.0
+HAND_OVER_S = 15.0
 # How often progress is told; the lease is renewed at the same beat, so it must be short against the lease.
 BEAT_S = 1.0
 

@@ -74,7 +74,7 @@ class ServiceSettings(CommonSettings):
     # Renewed every second.
     lease_seconds: float = Field(default=10, ge=2, le=600)
     # How long a started job may lie in the queue before it is dispatched again: the queue may have been wiped.
-    dispatch_seconds: float = Field(default=30, ge=1, le=3600)
+    dispatch_seconds: float = Field(default=15, ge=1, le=3600)
 
 
 class EngineSettings(ServiceSettings, EngineDefaults):

@@ -24,6 +24,8 @@ from microtome.crashpoint import CrashPoint, crash_point
 
 log = logging.getLogger(__name__)
 
+# How long the bus may say nothing after it came back, perhaps without what it had.
+CAME_BACK_S = 6.0
 # How often the result store is asked directly, in case an announcement was lost.
 LOOK_S = 2.0
 # How often a job whose share is used up looks whether it has grown.
@@ -54,8 +56,8 @@ class Feeder:
     ) -> None:
         """`subject`: where the tiles go; `handling`: begins the ids of this feeder's messages; `share()`: how many
         batches may be outstanding now; `progress(done, cells)` is told how many tiles have a result. When none finished
-        for `stalled_s` seconds, what is outstanding is decoded and sent again; tiles that have a result in the meantime
-        cost nothing.
+        for `stalled_s` seconds, or for a few after the bus came back, what is outstanding is decoded and sent again;
+        tiles that have a result in the meantime cost nothing.
         """
         self._bus = bus
         self._subject = subject
@@ -104,6 +106,7 @@ class Feeder:
         waiting = iter(batches)
         exhausted = False
         looked = moved = time.monotonic()
+        patience, reconnections = self._stalled_s, self._bus.reconnections
         while True:
             # One batch is decoded ahead of the share, so that a free place is filled at once.
             if self._decoding is None and not exhausted:
@@ -122,17 +125,20 @@ class Feeder:
                 async with asyncio.timeout(SHARE_S if self._decoding is not None else LOOK_S):
                     await news.wait()
             now = time.monotonic()
+            if self._bus.reconnections != reconnections:
+                reconnections, moved = self._bus.reconnections, now
+                patience = min(patience, CAME_BACK_S)
             if not self._outstanding:  # it is others' turn: nothing of this job can be stalled
                 moved = now
             if news.is_set():
                 news.clear()
-                moved = now
+                moved, patience = now, self._stalled_s
             if now - looked >= LOOK_S:
                 looked = now
                 if self._note_done(await finished(sorted(set().union(*self._outstanding.values())))):
-                    moved = now
-            if now - moved > self._stalled_s:
-                moved = now
+                    moved, patience = now, self._stalled_s
+            if now - moved > patience:
+                moved, patience = now, self._stalled_s
                 await self._send_again(decode)
 
     async def _hear(self, announced: Subscription, news: asyncio.Event) -> None:

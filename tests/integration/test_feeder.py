@@ -17,6 +17,7 @@ from microtome.bus.topology import infer
 from microtome.contracts.codec import from_bytes, to_bytes
 from microtome.contracts.messages import InferWork, TileRef, TilesInferred
 from microtome.tilestore import LocalPixelStore, PixelsGone, ResultStore, pixel_key
+from services.tiler import feeding as feeding_module
 from services.tiler.feeding import Address, Feeder
 
 DIGEST = "0123456789ab" + 52 * "0"
@@ -131,6 +132,22 @@ async def test_what_the_bus_forgot_is_sent_again_without_the_tiles_that_are_done
     async with stage.inferring():
         assert await feeding == 0
     assert [stage.decoded.count(address) for address in WANTED] == [1 if a in done else 2 for a in WANTED]
+
+
+async def test_a_bus_that_came_back_is_asked_again_soon(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding_module, "CAME_BACK_S", 0.5)
+    feeding = asyncio.create_task(stage.feed(credit=1, batch_size=len(WANTED), stalled_s=600))
+    async with asyncio.timeout(10):
+        while not await stage.bus.depth(infer(DIGEST)):
+            await asyncio.sleep(0.02)
+    queue = await stage.bus.queue(infer(DIGEST))
+    for delivery in await queue.fetch(10):  # what a wiped server does to its messages
+        await delivery.ack()
+    await queue.close()
+    stage.bus.reconnections += 1
+    async with stage.inferring():
+        assert await feeding == 0
+    assert stage.results.known(KEY) == frozenset(WANTED)
 
 
 async def test_only_outstanding_tiles_are_looked_for(stage: Stage) -> None:

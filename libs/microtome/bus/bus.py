@@ -25,6 +25,10 @@ ANNOUNCEMENT_BUFFER = 1024
 class Bus(Protocol):
     """One connection to the bus."""
 
+    @property
+    def reconnections(self) -> int:
+        """How often the server came back. It may have forgotten what it had acknowledged: all of it, or the newest."""
+
     async def publish(
         self,
         subject: str,

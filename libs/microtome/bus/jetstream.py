@@ -48,6 +48,7 @@ class JetStreamBus:
         self._client = client
         self._js: JetStreamContext = client.jetstream(timeout=5)
         self._topology = topology
+        self.reconnections = 0
         self._inboxes: weakref.WeakSet[PullInbox] = weakref.WeakSet()
         self._queues: weakref.WeakSet[PullQueue] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
@@ -238,6 +239,7 @@ class JetStreamBus:
 
     async def _on_reconnected(self) -> None:
         log.info("connected to NATS again")
+        self.reconnections += 1
         for inbox in list(self._inboxes):
             inbox.interrupt()
 

@@ -175,6 +175,8 @@ class MemoryBus:
 
     def __init__(self, broker: MemoryBroker | None = None) -> None:
         self._broker = broker or MemoryBroker()
+        # Memory does not go away; whoever plays that it did counts here.
+        self.reconnections = 0
         self._queues: list[PullQueue] = []
         self._subscriptions: list[Subscription] = []
 
