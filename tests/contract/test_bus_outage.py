@@ -152,11 +152,11 @@ async def test_the_topology_is_made_and_updated(client: Client) -> None:
     events = (await js.stream_info("EVENTS")).config
     assert (events.retention, events.max_age) == ("limits", 7 * 24 * 3600)
     plan = (await js.consumer_info("WORK_PLAN", "plan")).config
-    assert (plan.ack_policy, plan.ack_wait, plan.max_ack_pending) == ("explicit", 30, 64)
-    await provision.ensure_queue(js, dataclasses.replace(PLAN, ack_wait_s=12.0))
-    assert (await js.consumer_info("WORK_PLAN", "plan")).config.ack_wait == 12
+    assert (plan.ack_policy, plan.ack_wait, plan.max_ack_pending) == ("explicit", 12, 64)
+    await provision.ensure_queue(js, dataclasses.replace(PLAN, ack_wait_s=20.0))
+    assert (await js.consumer_info("WORK_PLAN", "plan")).config.ack_wait == 20
     await provision.ensure_topology(client)
-    assert (await js.consumer_info("WORK_PLAN", "plan")).config.ack_wait == 30
+    assert (await js.consumer_info("WORK_PLAN", "plan")).config.ack_wait == 12
 
 
 async def test_what_the_server_refuses_is_said(client: Client) -> None:

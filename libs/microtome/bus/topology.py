@@ -52,7 +52,8 @@ class QueueSpec:
     stream: str
     durable: str
     subject: str
-    ack_wait_s: float = 30.0
+    # So long a job waits whose message a killed service held, or that was on its way when NATS was killed.
+    ack_wait_s: float = 12.0
     max_deliver: int = 6
     max_ack_pending: int = 64
 
@@ -86,8 +87,6 @@ def infer(model_digest: str) -> QueueSpec:
         stream="WORK_INFER",
         durable=f"infer-{subjects.digest12(model_digest)}",
         subject=subjects.work_infer(model_digest),
-        # So long all jobs that had tiles in a killed service wait for them.
-        ack_wait_s=12.0,
         max_ack_pending=256,
     )
 
