@@ -54,6 +54,8 @@ PATIENCE_S = 60.0
 POINT_S = 45.0
 TILE_SIZES = tuple(range(336, 656, 16))
 HALOS = (96, 112, 128, 144)
+# What the gateway takes.
+MIN_CORE = 64
 CANCELLED_SHARE = 0.1
 _ENDS = (JobSucceeded, JobFailed, JobAttemptLost, JobCancelled, JobPreempted)
 
@@ -88,7 +90,9 @@ class Campaign:
         self._workflows: dict[str, str] = {}
         self._cancelled: set[str] = set()
         self._slides: list[tuple[ApiClient, Slide]] = []
-        self._parameters = [{"tile_size": size, "halo": halo} for size in TILE_SIZES for halo in HALOS]
+        self._parameters = [
+            {"tile_size": size, "halo": halo} for size in TILE_SIZES for halo in HALOS if size - 2 * halo >= MIN_CORE
+        ]
         self._chance.shuffle(self._parameters)
         self._submitted = 0
         self._read: list[StoredEvent] = []
