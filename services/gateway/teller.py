@@ -27,8 +27,8 @@ _RETRY_S = 1.0
 _PAUSE_S = 0.1
 # What pending jobs wait for changes with everything that happens to anybody.
 _PLACES_PAUSE_S = 1.0
-# The same for each client that listens: in a crowd snapshots are rarer, so that making them for all never holds up the
-# facts. Making one takes about a millisecond.
+# The same for each client that listens: in a crowd snapshots are rarer, since making them for all holds up the facts
+# (docs/measurements.md).
 _SNAPSHOT_SHARE_S = 0.001
 _PLACES_SHARE_S = 0.01
 

@@ -111,4 +111,5 @@ async def test_what_cannot_be_is_said_in_a_sentence(live: Live, typing: Typist, 
     assert "unreadable-slide" in unreadable.err
     assert "microtome list" in nobody.err
     assert "make up" in nowhere.err
+    assert "../missing.svs" in (await typing("submit", "../missing.svs")).err
     assert (await typing("submit", picture, "--region", "1,2")).status == 2

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
-from microtome.client.problem import ApiProblem, Problem, raise_for_problem
+from microtome.client.problem import Problem, raise_for_problem
 from microtome.errors import Unavailable
 
 CHUNK_BYTES = 1024 * 1024
@@ -139,6 +139,3 @@ def _pause(response: httpx.Response) -> float | None:
         return None
     asked = response.headers.get("Retry-After", "")
     return max(0.1, float(asked)) if asked.isdigit() else 1.0
-
-
-__all__ = ["ApiProblem", "Transport", "given", "part", "read_file", "unreachable"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from microtome.client import ApiClient, ApiProblem, Job, Workflow
+from microtome.client import ApiClient, Job, Workflow
 from microtome.commandline import showing
 from microtome.commandline.arguments import parser
 from microtome.commandline.display import LiveJobs, progress_bars, summary
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except MicrotomeError as error:
         hint = " Is it running (`make up`), and is --url right?" if isinstance(error, Unavailable) else ""
-        print(f"error: {error.detail}.{hint}".replace("..", "."), file=sys.stderr)
+        print(f"error: {error.detail.removesuffix('.')}.{hint}", file=sys.stderr)
         return 1
     return status
 
@@ -220,6 +220,3 @@ class Commands:
             self._out.print(json.dumps(answer, ensure_ascii=False), markup=False, soft_wrap=True)
         else:
             show()
-
-
-__all__ = ["ApiProblem", "main"]

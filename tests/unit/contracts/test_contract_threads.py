@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# A fresh process each time: what was built once stays. With 8 threads at once about every third came apart before.
+# A fresh process each time: what was built once stays. Of three such processes one came apart before there was a lock.
 ASK = """
 import sys, threading
 sys.setswitchinterval(1e-6)
