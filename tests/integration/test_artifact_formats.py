@@ -13,6 +13,7 @@ import pytest
 import shapely
 from PIL import Image
 
+from microtome.artifacts.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS
 from microtome.contracts.messages import JobType, MergeWork, MppSource, Normalisation, SlideRegistered, StageSeconds
 from microtome.errors import UnreadableSlide
 from microtome.segmentation.cells import write_cells
@@ -29,7 +30,7 @@ from microtome.tissue.mask import find_tissue
 from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
 from microtome.tissue.tiles import tiles_with_tissue
-from services.merger.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS, Order, make_artifacts
+from services.merger.making import Order, make_artifacts
 
 # Not half of the model's pixel size: level-0 coordinates are no whole multiples of the model's.
 MPP = 0.37

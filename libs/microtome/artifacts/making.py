@@ -1,0 +1,245 @@
+"""Writing all files of a job into a folder.
+
+Promises: a pure function of the tile results, the mask and the slide, so that the same results give the same bytes;
+memory is bounded by one tile's cells and a thumbnail, however large the slide. The merger and `microtome segment` both
+come here and write the same files.
+Refuses: to publish anything (see `microtome.artifacts.store`), and to know of workflows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microtome.artifacts.geojson import CellsGeoJson
+from microtome.artifacts.geoparquet import CellsParquet
+from microtome.artifacts.hilbert import hilbert_index
+from microtome.artifacts.outlines import outlines
+from microtome.artifacts.preview import Preview, reduced, save_jpeg
+from microtome.artifacts.summary import Summary
+from microtome.errors import UnreadableSlide
+from microtome.segmentation.cells import TileCells
+from microtome.segmentation.grid import Grid, Tile
+from microtome.segmentation.normalisation import Normalisation
+from microtome.slides.thumbnail import cached_thumbnail
+from microtome.tissue.mask import TissueMask
+from microtome.tissue.region import Region
+from microtome.tissue.store import encode_png
+
+THUMBNAIL_PIXELS = 512
+PREVIEW_PIXELS = 2048
+
+# Told after each tile: tiles and cells so far. What it raises ends the making.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSlide:
+    """The slide that a job is about. `width`, `height`: level-0 pixels; `mpp`: µm per level-0 pixel.
+
+    `mpp_source`: how that is known, as the summary says it ("vendor", "resolution_tag", "user", "assumed", "unknown").
+    """
+
+    slide_id: str
+    sha256: str
+    path: Path
+    width: int
+    height: int
+    mpp: float | None
+    mpp_source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What every job's files are made of. `mask`: of the whole slide; `region`: the part that was asked for."""
+
+    slide: SourceSlide
+    mask: TissueMask
+    region: Region | None = None
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmentation:
+    """How cells were found. `scale`: level-0 pixels per model pixel; tiles are counted in the region, if there is one.
+
+    `content_key` is part of every cell's id.
+    """
+
+    grid: Grid
+    scale: float
+    content_key: str
+    tiles_total: int
+    tiles_skipped: int
+    model: str
+    model_digest: str
+    engine: str
+    normalisation: Normalisation
+    tiles_cached: int = 0
+
+
+def along_curve(tiles: Iterable[Tile]) -> list[Tile]:
+    """Return the tiles along a Hilbert curve, so that neighbours on the slide are neighbours in the files."""
+    given = list(tiles)
+    rows = np.array([tile.row for tile in given], np.int64)
+    columns = np.array([tile.column for tile in given], np.int64)
+    return [given[index] for index in np.argsort(hilbert_index(columns, rows, 20), kind="stable")]
+
+
+def write_tissue(order: Order, folder: Path) -> Summary:
+    """Write the files of a job that only looked for tissue into `folder`. Raises `UnreadableSlide`."""
+    began = time.perf_counter()
+    preview = _pictures(order, folder)
+    preview.save(folder / "overlay.jpg")
+    summary = _summary(order, "TISSUE_MASK", Counter(), (*order.notes, *order.mask.notes, *_region_notes(order)))
+    return _saved(summary, folder, began)
+
+
+def write_segmentation(
+    tiles: Iterator[TileCells], order: Order, segmentation: Segmentation, folder: Path, progress: Progress
+) -> Summary:
+    """Write every file of a segmentation into `folder`.
+
+    `tiles`: the results of all tiles that have tissue and may own cells of the region, in the order of `along_curve`.
+    Raises `UnreadableSlide`, and what `tiles` and `progress` raise; the folder is then worthless.
+    """
+    began = time.perf_counter()
+    preview = _pictures(order, folder)
+    cells, seconds = _write_cells(tiles, order, segmentation, folder, preview, progress)
+    preview.save(folder / "overlay.jpg")
+    summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, cells))
+    area, grid = summary.tissue_mm2, segmentation.grid
+    summary = replace(
+        summary,
+        cells=cells,
+        cells_per_mm2=round(cells / area, 2) if area else None,
+        tiles_total=segmentation.tiles_total,
+        tiles_skipped=segmentation.tiles_skipped,
+        tiles_processed=segmentation.tiles_total - segmentation.tiles_skipped,
+        tiles_cached=segmentation.tiles_cached,
+        tile_size=grid.tile_size,
+        halo=grid.halo,
+        scale=segmentation.scale,
+        engine=segmentation.engine,
+        model=segmentation.model,
+        model_digest=segmentation.model_digest,
+        normalisation={
+            "low": list(segmentation.normalisation.low),
+            "high": list(segmentation.normalisation.high),
+        },
+        content_key=segmentation.content_key,
+    )
+    return _saved(summary, folder, began)
+
+
+def _saved(summary: Summary, folder: Path, began: float) -> Summary:
+    seconds = {**summary.stage_seconds, "merge": round(time.perf_counter() - began, 4)}
+    summary = replace(summary, stage_seconds=seconds)
+    summary.save(folder / "summary.json")
+    return summary
+
+
+def _part(order: Order) -> TissueMask:
+    """The tissue of the part of the slide that the job is about."""
+    return order.mask if order.region is None else order.region.clip(order.mask)
+
+
+def _pictures(order: Order, folder: Path) -> Preview:
+    """Write mask and thumbnail; return the canvas for the cells, with the tissue's edge on it."""
+    mask = _part(order)
+    (folder / "tissue_mask.png").write_bytes(encode_png(mask))
+    # A slide's jobs are merged one after the other, by this process or its like.
+    picture = _picture(order.slide.path)
+    save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
+    preview = Preview(picture, order.slide.width)
+    preview.tissue(mask.bits)
+    return preview
+
+
+def _picture(slide: Path) -> NDArray[np.uint8]:
+    """The thumbnail to draw on, uint8 RGB [h, w, 3]. Raises `UnreadableSlide`."""
+    try:
+        return cached_thumbnail(slide, PREVIEW_PIXELS)
+    except FileNotFoundError as error:
+        raise UnreadableSlide(f"There is no file {slide.name}.") from error
+
+
+def _write_cells(
+    results: Iterator[TileCells],
+    order: Order,
+    segmentation: Segmentation,
+    folder: Path,
+    preview: Preview,
+    progress: Progress,
+) -> tuple[int, Counter[str]]:
+    region, scale, key, mpp = order.region, segmentation.scale, segmentation.content_key, order.slide.mpp
+    cells, tiles, seconds = 0, 0, Counter[str]()
+    properties = {"coordinates": "level-0 pixels", "content_key": key, "model": segmentation.model}
+    with ExitStack() as files:
+        parquet = files.enter_context(CellsParquet(folder / "cells.parquet", mpp, properties))
+        geojson = files.enter_context(CellsGeoJson(folder / "cells.geojson", mpp))
+        for result in results:
+            tile = result if region is None else region.choose(result, scale)
+            on_slide = outlines(tile, scale, key)
+            parquet.append(on_slide)
+            geojson.append(on_slide)
+            preview.cells(on_slide)
+            cells, tiles = cells + len(tile), tiles + 1
+            seconds.update(tile.seconds)
+            progress(tiles, cells)
+    return cells, seconds
+
+
+def _region_notes(order: Order) -> tuple[str, ...]:
+    region = order.region
+    if region is None:
+        return ()
+    where = f"{region.width} x {region.height} level-0 pixels at ({region.x}, {region.y})"
+    return (f"Only a part of the slide: {where}. Tissue, area and cells are of that part, cells by their seed.",)
+
+
+def _notes(order: Order, segmentation: Segmentation, cells: int) -> tuple[str, ...]:
+    notes = [*order.notes, *order.mask.notes, *_region_notes(order)]
+    where = "this slide" if order.region is None else "this part of the slide"
+    tissue = bool(_part(order).bits.any())
+    if not tissue and (order.region is None or segmentation.tiles_skipped == segmentation.tiles_total):
+        notes.append("Without tissue, no cells were looked for.")
+    elif cells == 0 and tissue:
+        notes.append(f"There is tissue on {where}, but no cells were found in it.")
+    if segmentation.tiles_cached:
+        notes.append(
+            f"{segmentation.tiles_cached} tiles had a result from before; their seconds of network, head and contours "
+            "were spent then."
+        )
+    if order.slide.mpp_source == "assumed":
+        notes.append(f"The pixel size of {order.slide.mpp} µm is an assumption that the user chose.")
+    return tuple(notes)
+
+
+def _summary(order: Order, job_type: str, seconds: Mapping[str, float], notes: tuple[str, ...]) -> Summary:
+    slide, region = order.slide, order.region
+    area = _part(order).area_mm2
+    fraction = order.mask.fraction if region is None else region.fraction(order.mask)
+    stages = {stage: round(value, 4) for stage, value in sorted(seconds.items())}
+    return Summary(
+        job_type=job_type,
+        slide_id=slide.slide_id,
+        slide_sha256=slide.sha256,
+        width=slide.width,
+        height=slide.height,
+        mpp=slide.mpp,
+        mpp_source=slide.mpp_source,
+        tissue_mm2=None if area is None else round(area, 6),
+        tissue_fraction=round(fraction, 6),
+        stage_seconds={**order.stage_seconds, **stages},
+        notes=notes,
+        region=None if region is None else asdict(region),
+    )
