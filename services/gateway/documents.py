@@ -22,6 +22,7 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Mpp = Annotated[float, Field(ge=0.05, le=10, allow_inf_nan=False)]
 PolicyName = Literal["halt", "skip", "continue"]
+StainingName = Literal["he", "hdab"]
 Intensity = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
 Channels = Annotated[list[Intensity], Field(min_length=3, max_length=3)]
 
@@ -62,6 +63,11 @@ class ParametersIn(_Strict):
     overlap: TileOverlap | None = Field(default=None, description="Another name for halo.")
     batch_size: BatchSize | None = Field(default=None, description="Tiles that the model takes at once.")
     model: ModelName | None = Field(default=None, description="The model; this server runs one, see /status.")
+    stain: StainingName | None = Field(
+        default=None,
+        description="What the slide was stained with, which colours are measured by: he (hematoxylin and eosin, taken "
+        "if absent) or hdab (hematoxylin and DAB).",
+    )
     region: RegionIn | None = Field(default=None, description="Only this part of the slide, in level-0 pixels.")
     normalisation: NormalisationIn | None = Field(
         default=None, description="Intensities that the model sees as 0 and 1, instead of measured ones."

@@ -78,6 +78,7 @@ _PARAMETERS: Json = {
     "halo": None,
     "batch_size": None,
     "model": None,
+    "stain": None,
     "region": None,
     "normalisation": None,
 }

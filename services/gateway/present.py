@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from microtome.contracts import messages
-from microtome.contracts.messages import BranchPolicy, JobType, MppSource, Stain
+from microtome.contracts.messages import BranchPolicy, JobType, MppSource, Stain, Staining
 from microtome.domain import workflow as workflows
 from microtome.domain.scheduling import Waiting
 from microtome.domain.state import Job, JobStatus, Workflow
@@ -38,6 +38,7 @@ _POLICIES: Mapping[BranchPolicy, views.PolicyName] = {
     BranchPolicy.SKIP: "skip",
     BranchPolicy.CONTINUE: "continue",
 }
+_STAININGS: Mapping[Staining, views.StainingName] = {Staining.HE: "he", Staining.HDAB: "hdab"}
 _WAITING = frozenset({JobStatus.PENDING, JobStatus.DRAFT})
 _GIVEN_UP = frozenset({"CANCELLED", "SKIPPED"})
 _NOTHING_CHOSEN = messages.JobParameters()
@@ -201,6 +202,7 @@ def _parameters(chosen: messages.JobParameters | None) -> dict[str, Any]:
         "halo": chosen.halo,
         "batch_size": chosen.batch_size,
         "model": chosen.model,
+        "stain": _STAININGS.get(chosen.staining),
         "region": None if region is None else _region(region),
         "normalisation": None if normalisation is None else {"low": normalisation.low, "high": normalisation.high},
     }

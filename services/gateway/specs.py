@@ -21,11 +21,13 @@ from microtome.contracts.messages import (
     Region,
     SlideRegistered,
     Stain,
+    Staining,
 )
 from microtome.errors import InvalidRequest, InvalidWorkflow, UnknownModel, UnknownMpp, UnsuitableSlide
 from services.gateway.documents import MAX_PIXELS, MIN_CORE, BranchIn, JobIn, ParametersIn
 
 _TYPES = {kind.name: kind for kind in JobType if kind is not JobType.UNSPECIFIED}
+_STAININGS = {"he": Staining.HE, "hdab": Staining.HDAB, None: Staining.UNSPECIFIED}
 _POLICIES = {"halt": BranchPolicy.HALT, "skip": BranchPolicy.SKIP, "continue": BranchPolicy.CONTINUE}
 
 
@@ -180,6 +182,7 @@ def _parameters(chosen: ParametersIn) -> JobParameters:
         halo=chosen.chosen_halo,
         batch_size=chosen.batch_size,
         model=chosen.model,
+        staining=_STAININGS[chosen.stain],
         region=None if region is None else Region(x=region.x, y=region.y, width=region.width, height=region.height),
         normalisation=None
         if normalisation is None

@@ -17,6 +17,7 @@ JobTypeName = Literal["TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI"]
 StatusName = Literal["DRAFT", "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED"]
 WorkflowStatusName = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PolicyName = Literal["halt", "skip", "continue"]
+StainingName = Literal["he", "hdab"]
 StageName = Literal["queued", "plan", "infer", "merge"]
 WaitingKind = Literal["dependency", "branch", "seat", "worker", "retry", "halted", "draft"]
 
@@ -147,6 +148,7 @@ class Parameters(View):
     halo: int | None
     batch_size: int | None
     model: str | None
+    stain: StainingName | None
     region: Region | None = Field(description="The part of the slide, in level-0 pixels; null: all of it.")
     normalisation: Normalisation | None
 

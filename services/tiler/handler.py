@@ -24,6 +24,7 @@ from microtome.contracts.messages import (
     PlanWork,
     StageSeconds,
     Stain,
+    Staining,
     TileRef,
 )
 from microtome.crashpoint import CrashPoint, crash_point
@@ -113,6 +114,7 @@ class PlanHandler:
             mpp=source.mpp,
             mpp_source=mpp_source,
             stage_seconds=(_stage("tissue", tissue.seconds),),
+            staining=_staining(context),
         )
         if context.spec.type == JobType.TISSUE_MASK:
             return work
@@ -199,7 +201,7 @@ class PlanHandler:
         return TilePlan(
             layout=layout,
             normalisation=normalisation,
-            content_key=results_key(source, model, layout, normalisation),
+            content_key=results_key(source, model, layout, normalisation, _staining(context)),
             seconds=seconds,
             notes=notes,
         )
@@ -248,6 +250,7 @@ class PlanHandler:
                 halo=layout.grid.halo,
                 normalisation=plan.message,
                 batch_size=wish,
+                staining=_staining(context),
                 tiles=tuple(TileRef(row=row, column=column, pixels=key) for (row, column), key in refs),
             )
 
@@ -306,6 +309,10 @@ class PlanHandler:
             mpp, mpp_source = parameters.assume_mpp, MppSource.ASSUMED
         path = self._settings.microtome_data_dir / slide.path
         return SlideSource(tenant=context.user_id, path=path, sha256=slide.sha256, mpp=mpp), mpp_source
+
+
+def _staining(context: JobContext) -> Staining:
+    return (context.spec.parameters or JobParameters()).staining or Staining.HE
 
 
 def _stage(stage: str, seconds: float) -> StageSeconds:

@@ -160,13 +160,17 @@ def sample_tiles(
     return histogram, time.perf_counter() - began
 
 
-def results_key(source: SlideSource, model: Model, layout: Layout, normalisation: Normalisation) -> str:
+def results_key(
+    source: SlideSource, model: Model, layout: Layout, normalisation: Normalisation, staining: messages.Staining
+) -> str:
     """Return the content key of the job's tiles. Jobs on regions of one slide share it: their tiles are the same."""
     parameters = {
         "scale": (layout.scale, layout.scale),
         "tile_size": layout.grid.tile_size,
         "halo": layout.grid.halo,
         "normalisation": asdict(normalisation),
+        # The cells are the same, but not what is measured on them.
+        "stain": staining.name.lower(),
         "tenant": source.tenant,
     }
     return content_key(source.sha256, model, parameters)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from microtome.contracts.messages import Staining
 from microtome.errors import InvalidRequest
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
@@ -41,7 +42,8 @@ def planned(source: SlideSource, results: Path, region: Region | None = None) ->
     """The tiles and their content key."""
     layout = lay_out(source, plan_tissue(source, results).tissue_key, MODEL, 512, 96, 4, region, results)
     histogram, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
-    return layout, results_key(source, MODEL, layout, Normalisation.from_histogram(histogram, MODEL.percentiles))
+    normalisation = Normalisation.from_histogram(histogram, MODEL.percentiles)
+    return layout, results_key(source, MODEL, layout, normalisation, Staining.HE)
 
 
 def test_a_damaged_tissue_mask_is_found_anew(source: SlideSource, tmp_path: Path) -> None:

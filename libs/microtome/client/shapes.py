@@ -382,6 +382,7 @@ class Parameters(TypedDict):
     region: Region | None
     """The part of the slide, in level-0 pixels; null: all of it."""
 
+    stain: Literal["he", "hdab"] | None
     tile_size: int | None
 
 
@@ -411,6 +412,11 @@ class ParametersIn(TypedDict):
 
     region: NotRequired[RegionIn | None]
     """Only this part of the slide, in level-0 pixels."""
+
+    stain: NotRequired[Literal["he", "hdab"] | None]
+    """What the slide was stained with, which colours are measured by: he (hematoxylin and eosin, taken if
+    absent) or hdab (hematoxylin and DAB).
+    """
 
     tile_size: NotRequired[int | None]
     """Edge with halo, model pixels."""

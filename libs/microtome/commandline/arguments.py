@@ -17,6 +17,7 @@ from microtome.client import FINISHED
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 JOB_TYPES = ("TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI")
+STAINS = ("he", "hdab")
 POLICIES = ("halt", "skip", "continue")
 _USER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -105,6 +106,7 @@ def _submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     submit.add_argument("--tile-size", type=int, help="edge of a tile with its halo, model pixels")
     submit.add_argument("--halo", type=int, help="context on each side of a tile, model pixels")
     submit.add_argument("--batch-size", type=int, help="tiles that the network takes at once")
+    submit.add_argument("--stain", choices=STAINS, help="he (hematoxylin and eosin, the default) or hdab")
     submit.add_argument("--region", type=_region, metavar="X,Y,W,H", help="only this part, in pixels of the slide")
     submit.add_argument("--policy", choices=POLICIES, help="what the failure of a job means for those after it")
     submit.add_argument("--draft", action="store_true", help="only record it; `microtome start` starts it")

@@ -114,5 +114,5 @@ def _jobs(slide: Slide, branch: str, types: Sequence[str], parameters: dict[str,
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("mpp", "assume_mpp", "model", "tile_size", "halo", "batch_size", "region")
+    names = ("mpp", "assume_mpp", "model", "tile_size", "halo", "batch_size", "stain", "region")
     return {name: value for name in names if (value := getattr(options, name)) is not None}

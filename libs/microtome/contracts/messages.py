@@ -55,6 +55,17 @@ class Stain(IntEnum):
     FLUORESCENCE = 2
 
 
+class Staining(IntEnum):
+    """Which stains a brightfield slide was coloured with: what optical densities are split into."""
+
+    UNSPECIFIED = 0
+    """Hematoxylin and eosin."""
+    HE = 1
+    """Hematoxylin and eosin."""
+    HDAB = 2
+    """Hematoxylin and diaminobenzidine (immunohistochemistry)."""
+
+
 class BranchPolicy(IntEnum):
     """What the failure of a job means for the jobs after it in its branch.
 
@@ -108,6 +119,18 @@ class Normalisation(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TissueOutline(Message):
+    """A mask of tissue that a user drew or edited: GeoJSON in level-0 pixels, kept once beside its slide under its
+    digest.
+    """
+
+    sha256: str = ""
+    """Of its bytes: the name of the file."""
+    polygons: int = 0
+    vertices: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobParameters(Message):
     """What a user may choose for a job. Absent means: the server's default."""
 
@@ -127,6 +150,10 @@ class JobParameters(Message):
     """Only this part of the slide. Absent: all of it."""
     normalisation: Normalisation | None = None
     """Taken instead of measuring the slide."""
+    staining: Staining = Staining.UNSPECIFIED
+    """What the measurements split colours into."""
+    tissue: TissueOutline | None = None
+    """Taken instead of finding the tissue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,6 +435,8 @@ class InferWork(Message):
     tiles: tuple[TileRef, ...] = ()
     batch_size: int = 0
     """Tiles that the job wants in one call of the network; 0 leaves it to the engine."""
+    staining: Staining = Staining.UNSPECIFIED
+    """What the measurements split colours into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,6 +478,8 @@ class MergeWork(Message):
     stage_seconds: tuple[StageSeconds, ...] = ()
     notes: tuple[str, ...] = ()
     engine: str = ""
+    staining: Staining = Staining.UNSPECIFIED
+    """What the measurements split colours into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -513,6 +544,7 @@ ALL: tuple[type[Message], ...] = (
     Branch,
     Region,
     Normalisation,
+    TissueOutline,
     JobParameters,
     JobSpec,
     Artifact,

@@ -1441,6 +1441,8 @@ export interface components {
             normalisation: components["schemas"]["Normalisation"] | null;
             /** @description The part of the slide, in level-0 pixels; null: all of it. */
             region: components["schemas"]["Region"] | null;
+            /** Stain */
+            stain: ("he" | "hdab") | null;
             /** Tile Size */
             tile_size: number | null;
         };
@@ -1483,6 +1485,11 @@ export interface components {
             overlap?: number | null;
             /** @description Only this part of the slide, in level-0 pixels. */
             region?: components["schemas"]["RegionIn"] | null;
+            /**
+             * Stain
+             * @description What the slide was stained with, which colours are measured by: he (hematoxylin and eosin, taken if absent) or hdab (hematoxylin and DAB).
+             */
+            stain?: ("he" | "hdab") | null;
             /**
              * Tile Size
              * @description Edge with halo, model pixels.
@@ -2356,6 +2363,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -2401,6 +2409,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -2536,6 +2545,7 @@ export interface operations {
                      *           "x": 4096,
                      *           "y": 8192
                      *         },
+                     *         "stain": null,
                      *         "tile_size": null
                      *       },
                      *       "preemptions": 0,
@@ -2646,6 +2656,7 @@ export interface operations {
                      *           "x": 4096,
                      *           "y": 8192
                      *         },
+                     *         "stain": null,
                      *         "tile_size": null
                      *       },
                      *       "preemptions": 0,
@@ -3033,6 +3044,7 @@ export interface operations {
                      *           "x": 4096,
                      *           "y": 8192
                      *         },
+                     *         "stain": null,
                      *         "tile_size": null
                      *       },
                      *       "preemptions": 0,
@@ -3589,6 +3601,7 @@ export interface operations {
                      *           "x": 4096,
                      *           "y": 8192
                      *         },
+                     *         "stain": null,
                      *         "tile_size": null
                      *       },
                      *       "preemptions": 0,
@@ -3698,6 +3711,7 @@ export interface operations {
                      *           "x": 4096,
                      *           "y": 8192
                      *         },
+                     *         "stain": null,
                      *         "tile_size": null
                      *       },
                      *       "preemptions": 0,
@@ -5522,6 +5536,7 @@ export interface operations {
                      *                 "mpp": null,
                      *                 "normalisation": null,
                      *                 "region": null,
+                     *                 "stain": null,
                      *                 "tile_size": null
                      *               },
                      *               "preemptions": 0,
@@ -5567,6 +5582,7 @@ export interface operations {
                      *                   "x": 4096,
                      *                   "y": 8192
                      *                 },
+                     *                 "stain": null,
                      *                 "tile_size": null
                      *               },
                      *               "preemptions": 0,
@@ -5734,6 +5750,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -5779,6 +5796,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -5905,6 +5923,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -5950,6 +5969,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6127,6 +6147,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6172,6 +6193,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6409,6 +6431,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6454,6 +6477,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6647,6 +6671,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6692,6 +6717,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6811,6 +6837,7 @@ export interface operations {
                      *             "mpp": null,
                      *             "normalisation": null,
                      *             "region": null,
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,
@@ -6856,6 +6883,7 @@ export interface operations {
                      *               "x": 4096,
                      *               "y": 8192
                      *             },
+                     *             "stain": null,
                      *             "tile_size": null
                      *           },
                      *           "preemptions": 0,

@@ -16,6 +16,8 @@ export type Workflow = Schemas["Workflow"];
 export type NewWorkflow = Schemas["WorkflowIn"];
 export type NewJob = Schemas["JobIn"];
 export type JobParameters = Schemas["ParametersIn"];
+/** What a slide was stained with. */
+export type Stain = NonNullable<JobParameters["stain"]>;
 export type SystemStatus = Schemas["Status"];
 export type LogPage = Schemas["Log"];
 export type LogLine = Schemas["LogLine"];

@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { problemOf } from "../api/problem";
-import type { JobParameters, Problem, Slide } from "../api/types";
+import type { JobParameters, Problem, Slide, Stain } from "../api/types";
 import { go } from "../route";
 import { api } from "../session";
 import { workflows } from "../state/library";
@@ -14,7 +14,9 @@ export function StartPanel({ slide }: { slide: Slide }) {
   const [assume, setAssume] = useState(false);
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState<Problem | null>(null);
-  const parameters = parametersFor(slide, typed, assume);
+  const [stain, setStain] = useState<Stain>("he");
+  const size = parametersFor(slide, typed, assume);
+  const parameters = size && { ...size, ...(stain === "he" ? {} : { stain }) };
 
   const start = async (recipe: Recipe): Promise<void> => {
     if (!parameters) return;
@@ -37,6 +39,17 @@ export function StartPanel({ slide }: { slide: Slide }) {
       {slide.mpp === null ? (
         <MppQuestion typed={typed} setTyped={setTyped} assume={assume} setAssume={setAssume} />
       ) : null}
+      <label class="row small">
+        <span>Stain</span>
+        <select
+          data-testid="stain"
+          value={stain}
+          onChange={(event) => setStain(event.currentTarget.value as Stain)}
+        >
+          <option value="he">H&amp;E</option>
+          <option value="hdab">Hematoxylin and DAB</option>
+        </select>
+      </label>
       <button type="button" class="primary large" data-testid="start-cells" disabled={blocked} onClick={() => void start("cells")}>
         Find every cell
       </button>
