@@ -42,14 +42,14 @@ The slide is {slide_id}.
 masks/<row>-<column>.png
     Label images of the tiles that have cells: 16-bit greyscale, 0 is background.
 {masks}"""
-_MASKS = """    One pixel is one model pixel, {scale:g} level-0 pixels wide. Tiles own cores of {core} x {core}
-    pixels and are drawn with a halo of {halo} on each side, as the network saw them: pixel (x, y) of the
-    mask <row>-<column> has its corner at level-0 pixel
-        x = (<column> * {core} - {halo} + x) * {scale:g}, y = (<row> * {core} - {halo} + y) * {scale:g}.
-    Each cell is in exactly one mask, the one of the tile whose core holds its seed; its label is its
-    number, from 1, among the rows of cells.parquet with floor(seed_x / {core}) = <column> and
-    floor(seed_y / {core}) = <row>. Holes are filled. Of a tile with more than 65,535 cells the next ones
-    are in <row>-<column>.2.png, labelled from 1.
+_MASKS = """    One pixel is one model pixel, {scale:g} level-0 pixels wide. A mask shows its tile with the halo, as
+    the network saw it. Columns and rows of tiles lie so, in model pixels from the slide's upper left corner,
+    c being the tile's column or row and s a cell's seed_x or seed_y:
+        x: {across}
+        y: {down}
+    Each cell is in exactly one mask, the one of the tile that owns its seed; its label is its number,
+    from 1, among the rows of cells.parquet that this tile owns. Holes are filled. Of a tile with more than
+    65,535 cells the next ones are in <row>-<column>.2.png, labelled from 1.
 """
 _NO_MASKS = "    This job looked for no cells, so there are none.\n"
 
@@ -125,11 +125,10 @@ class Archive:
             "overlay.jpg": "Preview: tissue and cells drawn over the slide.",
         }
         listing = "".join(f"{each.name}\n    {known.get(each.name, 'A file of this job.')}\n" for each in self._files)
-        about = (
-            _NO_MASKS
-            if tiling is None or self._find(CELLS) is None
-            else _MASKS.format(scale=tiling.scale, core=tiling.core, halo=tiling.halo)
-        )
+        about = _NO_MASKS
+        if tiling is not None and self._find(CELLS) is not None:
+            across, down = tiling.places()
+            about = _MASKS.format(scale=tiling.scale, across=across, down=down)
         spec = self._job.spec
         return _README.format(key=spec.key, job_id=spec.job_id, slide_id=spec.slide_id, listing=listing, masks=about)
 

@@ -4,9 +4,9 @@ Promises: each cell of a job is in exactly one mask, the one of the tile that ow
 pixels that the network gave it, holes filled; memory is bounded by one tile and one row group, however large the
 slide. Refuses: to invent what outlines do not say: holes are lost.
 
-A mask is a 16-bit PNG in model pixels and shows the tile with its halo, as the network saw it: pixel (0, 0) of the mask
-of (row, column) is model pixel (column · core - halo, row · core - halo). 0 is background; label n is the n-th cell in
-cells.parquet whose seed lies in the core of the tile. Tiles without cells have no mask.
+A mask is a 16-bit PNG in model pixels and shows the tile with its halo, as the network saw it; where it lies on the
+slide, `Tiling.places` says. 0 is background; label n is the n-th cell in cells.parquet whose seed lies in the core of
+the tile. Tiles without cells have no mask.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from microtome.segmentation.grid import Grid
+
 # What 16 bits can name. A tile with more cells has more than one mask.
 MAX_LABEL = 65_535
 # Byte order, type, number of rings, number of points: then come the coordinates.
@@ -33,23 +35,27 @@ Labels = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a job cut its slide, in model pixels, and how many level-0 pixels one of these is."""
+    """How a job cut its slide, and how many level-0 pixels a model pixel is."""
 
-    tile_size: int
-    halo: int
+    grid: Grid
     scale: float
 
     @classmethod
     def of(cls, summary: dict[str, Any]) -> Tiling | None:
-        """What summary.json says; None of a job that looked for no cells."""
-        if not summary.get("tile_size") or summary.get("halo") is None or not summary.get("scale"):
+        """What summary.json says; None of a job that looked for no cells, or that an earlier version tiled."""
+        if not summary.get("grid_width") or summary.get("halo") is None or not summary.get("scale"):
             return None
-        return cls(int(summary["tile_size"]), int(summary["halo"]), float(summary["scale"]))
+        names = ("grid_width", "grid_height", "tile_size", "halo")
+        return cls(Grid(*(int(summary[name]) for name in names)), float(summary["scale"]))
 
-    @property
-    def core(self) -> int:
-        """Edge of what a tile owns."""
-        return self.tile_size - 2 * self.halo
+    def places(self) -> tuple[str, str]:
+        """Return, for x and for y, where tile c begins and which tile owns a seed at s, both in model pixels."""
+        x, y = (
+            f"tile c begins at min(c * {axis.step}, {axis.plane - axis.edge}) and is {axis.edge} pixels long; "
+            f"c = min(max(floor((s - {axis.halo}) / {axis.step}), 0), {axis.count - 1})"
+            for axis in (self.grid.across, self.grid.down)
+        )
+        return x, y
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,8 @@ def tiles(cells: IO[bytes], tiling: Tiling) -> Iterator[TileOutlines]:
     current: TileOutlines | None = None
     with pq.ParquetFile(cells) as file:
         for batch in file.iter_batches(4096, columns=["geometry", "seed_x", "seed_y"]):
-            rows = batch.column("seed_y").to_numpy() // tiling.core
-            columns = batch.column("seed_x").to_numpy() // tiling.core
+            rows = tiling.grid.down.holding(batch.column("seed_y").to_numpy())
+            columns = tiling.grid.across.holding(batch.column("seed_x").to_numpy())
             geometry = batch.column("geometry")
             for index in range(len(batch)):
                 address = (int(rows[index]), int(columns[index]))
@@ -91,10 +97,11 @@ def tiles(cells: IO[bytes], tiling: Tiling) -> Iterator[TileOutlines]:
 
 
 def draw(tile: TileOutlines, tiling: Tiling) -> Labels:
-    """The label image uint16 [tile_size, tile_size] of a tile. Blocks."""
-    labels = np.zeros((tiling.tile_size, tiling.tile_size), np.uint16)
+    """The label image uint16 [tile_height, tile_width] of a tile. Blocks."""
+    grid = tiling.grid
+    labels = np.zeros((grid.tile_height, grid.tile_width), np.uint16)
     # In half model pixels, rings have whole coordinates, and the middle of pixel x is at 2x + 1.
-    origin = 2 * (np.array([tile.column, tile.row]) * tiling.core - tiling.halo)
+    origin = 2 * np.array([grid.across.origin(tile.column), grid.down.origin(tile.row)])
     rings = [np.rint(ring * (2 / tiling.scale)).astype(np.int32) - origin for ring in tile.rings]
     # A cell in a hole of another one stays visible.
     sizes = [float(cv2.contourArea(ring.astype(np.float32))) for ring in rings]
@@ -112,7 +119,7 @@ def png(labels: Labels) -> bytes:
 
 def _fill(labels: Labels, ring: npt.NDArray[np.int64], label: int) -> None:
     """Give `label` to the pixels whose middles are in the ring, given in half pixels."""
-    size = labels.shape[0]
+    size = np.array(labels.shape[::-1])
     low = np.clip(ring.min(axis=0) // 2, 0, size)
     high = np.clip(-(-ring.max(axis=0) // 2), 0, size)
     width, height = (high - low).tolist()

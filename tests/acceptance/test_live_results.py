@@ -29,7 +29,7 @@ async def test_an_empty_slide_has_no_cells_and_says_why(live: Live) -> None:
     result = job["result"]
     assert result is not None
     assert (result["cells"], result["tiles_processed"], result["tissue_mm2"]) == (0, 0, 0)
-    assert result["tiles_skipped"] == result["tiles_total"] == 25
+    assert result["tiles_skipped"] == result["tiles_total"] == 16
     assert any("Without tissue" in note for note in result["notes"])
     assert (await user.result(job["id"]))["summary"]["cells"] == 0
     found, _ = cells_in(await user.download(job["id"], "cells.parquet", live.folder / "cells.parquet"))
@@ -95,7 +95,7 @@ async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Li
         assert counts == sorted(counts)
         # More than that depends on how fast the tiles are; the browser tests look at the bar on its way.
         assert len(set(counts)) >= 2
-        assert {message["tiles_total"] for message in told if message["tiles_processed"]} == {25}
+        assert {message["tiles_total"] for message in told if message["tiles_processed"]} == {16}
     events = [message for message in whole if message["kind"] == "event"]
     # The last snapshot may overtake the event that it shows; what is told before it is told in order.
     assert [event["type"] for event in events if event["type"] != "JobSucceeded"][-1] == "JobPlanned"

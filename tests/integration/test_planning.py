@@ -93,14 +93,14 @@ def test_a_normalisation_measured_in_pieces_is_the_slides(source: SlideSource, t
 
 def test_a_region_has_tiles_of_the_slides_grid_and_shares_their_results(source: SlideSource, tmp_path: Path) -> None:
     everything, key = planned(source, tmp_path)
-    # The cores of the first tiles end at 320 model pixels, which are level-0 pixels here.
-    part, its_key = planned(source, tmp_path, Region(300, 330, 100, 20))
+    # The cores of the first tiles end at 384 model pixels, which are level-0 pixels here.
+    part, its_key = planned(source, tmp_path, Region(300, 390, 100, 20))
     assert its_key == key
     assert part.samples == everything.samples
     assert part.grid == everything.grid
     assert part.wanted == ((1, 0), (1, 1))
     assert (part.tiles_total, part.tiles_skipped) == (2, 0)
-    just_one, _ = planned(source, tmp_path, Region(320, 320, 1, 1))
+    just_one, _ = planned(source, tmp_path, Region(384, 384, 1, 1))
     assert just_one.wanted == ((1, 1),)
     with pytest.raises(InvalidRequest, match="1024 x 1024"):
         planned(source, tmp_path, Region(1024, 0, 10, 10))

@@ -125,6 +125,8 @@ def write_segmentation(
         tiles_skipped=segmentation.tiles_skipped,
         tiles_processed=segmentation.tiles_total - segmentation.tiles_skipped,
         tiles_cached=segmentation.tiles_cached,
+        grid_width=grid.width,
+        grid_height=grid.height,
         tile_size=grid.tile_size,
         halo=grid.halo,
         scale=segmentation.scale,

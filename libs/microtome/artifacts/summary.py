@@ -33,6 +33,9 @@ class Summary:
     tiles_skipped: int = 0
     tiles_processed: int = 0
     tiles_cached: int = 0
+    # The slide's size in model pixels; with tile_size (the largest edge of a tile) and halo, the whole grid.
+    grid_width: int | None = None
+    grid_height: int | None = None
     tile_size: int | None = None
     halo: int | None = None
     scale: float | None = None

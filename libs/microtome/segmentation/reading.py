@@ -1,7 +1,8 @@
 """Pixels for tiles.
 
-Promises: the pixels of a tile are a pure function of the slide and the tile's place: outside the slide the plane
-goes on as its mirror image, without repeating the edge, and again beyond that, whatever tile is looking.
+Promises: the pixels of a tile are a pure function of the slide and the tile's place: where the plane is larger than the
+slide, at its right and lower edge, it goes on as the slide's mirror image, without repeating the edge, and again beyond
+that, whatever tile is looking.
 Refuses: to open slides. `RegionReader` is what it needs of one; it is only ever asked for what lies inside.
 """
 
