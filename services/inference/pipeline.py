@@ -211,8 +211,7 @@ class Pipeline:
         work = tile.assignment.work
         path = self._results.tile(work.content_key, tile.ref.row, tile.ref.column)
         try:
-            grid_tile = tile.assignment.grid.tile(tile.ref.row, tile.ref.column)
-            cells = await self._on(self._heads, self._segment_and_store, logits, grid_tile, network_s, path)
+            cells = await self._on(self._heads, self._segment_and_store, tile, logits, network_s, path)
         except Exception as error:
             log.exception("a tile's cells could not be found or stored")
             self._tile_done(tile.assignment, error=as_known(error))
@@ -222,8 +221,11 @@ class Pipeline:
         finally:
             self._finishing.release()
 
-    def _segment_and_store(self, logits: NDArray[np.float32], tile: Any, network_s: float, path: Path) -> TileCells:  # noqa: ANN401
-        cells = segment_tile(logits, tile, self._model).with_seconds({"network": network_s})
+    def _segment_and_store(
+        self, tile: LoadedTile, logits: NDArray[np.float32], network_s: float, path: Path
+    ) -> TileCells:
+        place = tile.assignment.grid.tile(tile.ref.row, tile.ref.column)
+        cells = segment_tile(logits, place, self._model, tile.pixels).with_seconds({"network": network_s})
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells

@@ -21,6 +21,8 @@ from microtome.artifacts.outlines import outlines
 from microtome.artifacts.preview import Preview
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.contours import trace_contours
+from microtome.segmentation.measuring import measure_cells
+from microtome.segmentation.stains import HE
 from tests.bench import machine
 
 SIDE, PITCH = 1024, 22
@@ -40,8 +42,11 @@ def crowded_tile() -> TileCells:
     names = np.arange(1, len(corners) + 1, dtype=np.int32)
     corner = np.array(corners, np.int32)
     area, offsets, points = trace_contours(labels, names, np.concatenate([corner, corner + 21], axis=1))
+    pixels = random.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    boxes = np.concatenate([corner, corner + 21], axis=1)
+    measured = measure_cells(labels, names, boxes, area, offsets, points, pixels, HE, mpp=0.5)
     score = np.full(len(names), 0.9, np.float32)
-    return TileCells(0, 0, corner[:, 0] + 10, corner[:, 1] + 10, area, score, offsets, points)
+    return TileCells(0, 0, corner[:, 0] + 10, corner[:, 1] + 10, area, score, offsets, points, measured)
 
 
 def moved(tile: TileCells, number: int) -> TileCells:
@@ -49,7 +54,7 @@ def moved(tile: TileCells, number: int) -> TileCells:
     x, y = SIDE * np.int32(number % TILES_ACROSS), SIDE * np.int32(number // TILES_ACROSS)
     points = tile.ring_points + 2 * np.array([x, y], np.int32)
     place = tile.seed_y + y, tile.seed_x + x
-    return TileCells(0, 0, *place, tile.area_px, tile.score, tile.ring_offsets, points)
+    return TileCells(0, 0, *place, tile.area_px, tile.score, tile.ring_offsets, points, tile.measurements)
 
 
 def main() -> int:

@@ -49,6 +49,7 @@ from microtome.eventlog.log import Append, StoredEvent
 from microtome.joblog import JobLog
 from microtome.process import Process, connected
 from microtome.segmentation.cells import TileCells, write_cells
+from microtome.segmentation.measuring import MEASUREMENTS
 from microtome.slides.synthetic import MPP, write_synthetic_slide
 from microtome.tilestore import ResultStore
 from microtome.tissue.mask import find_tissue
@@ -267,7 +268,7 @@ async def test_what_killed_mergers_left_goes_when_one_starts(bench: Bench, how: 
 
 async def test_what_the_user_chose_is_what_is_planned_and_everybody_says_who_they_are(bench: Bench) -> None:
     given = Normalisation(low=(10.0, 11.0, 12.0), high=(200.0, 201.0, 202.0))
-    region = Region(x=0, y=0, width=128, height=129)
+    region = Region(x=0, y=0, width=128, height=225)
     await bench.start(parameters=JobParameters(tile_size=320, halo=96, region=region, normalisation=given))
     worker = await bench.plan()
     await until(lambda: "looks for cells" in bench.log(), "tiles are fed")
@@ -329,14 +330,14 @@ def _many_tiles(bench: Bench, rows: int = 100) -> MergeWork:
     save_mask(replace(mask, bits=np.ones_like(mask.bits)), results.tissue("t"))
     nothing = np.zeros(0, np.int32)
     empty = TileCells(0, 0, nothing, nothing, nothing, nothing.astype(np.float32), np.zeros(1, np.int32),
-                      np.zeros((0, 2), np.int32))  # fmt: skip
+                      np.zeros((0, 2), np.int32), np.zeros((0, len(MEASUREMENTS)), np.float32))  # fmt: skip
     first = results.tile("k", 0, 0)
     write_cells(empty, first)
     for row in range(rows):
         for column in range(rows):
             if row or column:
                 results.tile("k", row, column).hardlink_to(first)
-    edge = rows * 128
+    edge = rows * 128 + 192
     return MergeWork(
         job_id=bench.job_id, workflow_id=bench.workflow_id, user_id="ada", attempt=1, content_key="k", tissue_key="t",
         grid_width=edge, grid_height=edge, tile_size=320, halo=96, scale=EDGE / edge, mpp=MPP,

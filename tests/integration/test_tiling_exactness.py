@@ -72,7 +72,8 @@ def one_by_one(
         pixels = pad_reflect(ArrayReader(image), tile.padded)
         own = normalisation or Normalisation.from_histogram(Histogram.of(pixels), model.percentiles)
         low, scale = own.arrays()
-        results.append((tile, segment_tile(engine.infer(pixels[None], low[None], scale[None])[0], tile, model)))
+        logits = engine.infer(pixels[None], low[None], scale[None])[0]
+        results.append((tile, segment_tile(logits, tile, model, pixels)))
     return collect(results)
 
 
@@ -118,7 +119,7 @@ def test_the_order_of_tiles_is_not_felt(
 
 def one_pixel_off(grid: Grid) -> list[Tile]:
     slide = Rect(0, 0, grid.width, grid.height)
-    moved = [Rect(tile.padded.x - 1, tile.padded.y - 1, grid.tile_size, grid.tile_size) for tile in grid.tiles()]
+    moved = [Rect(tile.padded.x - 1, tile.padded.y - 1, grid.tile_width, grid.tile_height) for tile in grid.tiles()]
     return [
         Tile(tile.row, tile.column, tile.core, rect, rect.intersection(slide))
         for tile, rect in zip(grid.tiles(), moved, strict=True)
@@ -238,7 +239,7 @@ def test_results_survive_the_file(
     ):
         write_cells(cells, tmp_path / f"{tile.row}-{tile.column}.arrow")
         back.append((tile, read_cells(tmp_path / f"{tile.row}-{tile.column}.arrow")))
-        assert set(cells.seconds) == {"decode", "network", "head", "contours"}
+        assert set(cells.seconds) == {"decode", "network", "head", "contours", "measure"}
     assert collect(back) == untiled
 
 

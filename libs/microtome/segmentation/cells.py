@@ -15,7 +15,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,9 @@ from microtome.errors import InvalidRequest, MicrotomeError
 from microtome.segmentation.contours import trace_contours
 from microtome.segmentation.grid import Tile
 from microtome.segmentation.head import find_instances
+from microtome.segmentation.measuring import MEASUREMENTS, measure_cells
 from microtome.segmentation.model import Model
+from microtome.segmentation.stains import HE, Stain, stain_named
 
 _SCHEMA = pa.schema(
     [
@@ -34,10 +36,12 @@ _SCHEMA = pa.schema(
         pa.field("seed_x", pa.int32(), nullable=False),
         pa.field("area_px", pa.int32(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
+        # Steps from point to point, the first from the seed: small numbers, of which zstd leaves little.
         pa.field("ring", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
+        pa.field("measurements", pa.list_(pa.field("item", pa.float32(), nullable=False), len(MEASUREMENTS)), False),
     ]
 )
-_FORMAT = b"microtome.cells/1"
+_FORMAT = b"microtome.cells/2"
 
 
 class NoRoom(MicrotomeError):
@@ -53,6 +57,8 @@ class TileCells:
 
     `seed_y`, `seed_x`, `area_px` int32 [n]; `score` float32 [n], the seed map's value at the seed;
     `ring_offsets` int32 [n + 1] into `ring_points` int32 [m, 2], (x, y) in half pixels, rings open (see `contours`).
+    `measurements` float32 [n, len(MEASUREMENTS)], columns as in `measuring.measurements_of(stain)`, in µm and optical
+    densities. `regrown`: how many cells of the tile needed a larger window than the model's.
     `seconds`: wall seconds per stage that made them.
     """
 
@@ -64,7 +70,10 @@ class TileCells:
     score: NDArray[np.float32]
     ring_offsets: NDArray[np.int32]
     ring_points: NDArray[np.int32]
+    measurements: NDArray[np.float32]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    stain: Stain = HE
+    regrown: int = 0
 
     def __len__(self) -> int:
         return int(self.seed_y.size)
@@ -76,46 +85,56 @@ class TileCells:
     def chosen(self, which: NDArray[np.bool_]) -> TileCells:
         """Return those cells for which `which`, bool [n], is true, in the same order."""
         lengths = np.diff(self.ring_offsets)
-        return TileCells(
-            self.row, self.column, self.seed_y[which], self.seed_x[which], self.area_px[which], self.score[which],
-            np.concatenate([[0], np.cumsum(lengths[which])]).astype(np.int32),
-            self.ring_points[np.repeat(which, lengths)], self.seconds,
-        )  # fmt: skip
+        return replace(
+            self,
+            seed_y=self.seed_y[which],
+            seed_x=self.seed_x[which],
+            area_px=self.area_px[which],
+            score=self.score[which],
+            ring_offsets=np.concatenate([[0], np.cumsum(lengths[which])]).astype(np.int32),
+            ring_points=self.ring_points[np.repeat(which, lengths)],
+            measurements=self.measurements[which],
+        )
 
     def with_seconds(self, seconds: Mapping[str, float]) -> TileCells:
         """Return the same cells with more stages' seconds."""
-        return TileCells(
-            self.row, self.column, self.seed_y, self.seed_x, self.area_px, self.score,
-            self.ring_offsets, self.ring_points, {**self.seconds, **seconds},
-        )  # fmt: skip
+        return replace(self, seconds={**self.seconds, **seconds})
 
 
-def segment_tile(logits: NDArray[np.float32], tile: Tile, model: Model) -> TileCells:
-    """Find the cells that `tile` owns, from its logits, float32 [5, tile_size, tile_size]."""
+def segment_tile(
+    logits: NDArray[np.float32], tile: Tile, model: Model, pixels: NDArray[np.uint8], stain: Stain = HE
+) -> TileCells:
+    """Find and measure the cells that `tile` owns, from its logits, float32 [5, h, w], and its pixels, uint8 [h, w, 3],
+    both of `tile.padded`.
+    """
     began = time.perf_counter()
     valid, core = tile.valid, tile.core
     # What lies outside the slide is a reflection: it is context for the network, not a place for cells.
     top, left = valid.y - tile.padded.y, valid.x - tile.padded.x
-    found = find_instances(logits[:, top : top + valid.height, left : left + valid.width], model)
+    slide = np.s_[top : top + valid.height, left : left + valid.width]
+    found = find_instances(logits[:, *slide], model)
     seed_y, seed_x = found.seed[:, 0] + np.int32(valid.y), found.seed[:, 1] + np.int32(valid.x)
     owned = (seed_y >= core.y) & (seed_y < core.y + core.height) & (seed_x >= core.x) & (seed_x < core.x + core.width)
     grown = time.perf_counter()
-    area, offsets, points = trace_contours(found.labels, found.label[owned], found.box[owned])
-    points += np.array([2 * valid.x, 2 * valid.y], np.int32)
-    large = area >= model.min_size
-    lengths = np.diff(offsets)
+    label, box = found.label[owned], found.box[owned]
+    area, offsets, points = trace_contours(found.labels, label, box)
     traced = time.perf_counter()
-    return TileCells(
+    measured = measure_cells(found.labels, label, box, area, offsets, points, pixels[slide], stain, model.mpp)
+    points += np.array([2 * valid.x, 2 * valid.y], np.int32)
+    cells = TileCells(
         row=tile.row,
         column=tile.column,
-        seed_y=seed_y[owned][large],
-        seed_x=seed_x[owned][large],
-        area_px=area[large],
-        score=found.score[owned][large],
-        ring_offsets=np.concatenate([[0], np.cumsum(lengths[large])]).astype(np.int32),
-        ring_points=points[np.repeat(large, lengths)],
-        seconds={"head": grown - began, "contours": traced - grown},
-    )
+        seed_y=seed_y[owned],
+        seed_x=seed_x[owned],
+        area_px=area,
+        score=found.score[owned],
+        ring_offsets=offsets,
+        ring_points=points,
+        measurements=measured,
+        stain=stain,
+    ).chosen(area >= model.min_size)
+    seconds = {"head": grown - began, "contours": traced - grown, "measure": time.perf_counter() - traced}
+    return cells.with_seconds(seconds)
 
 
 def write_cells(cells: TileCells, path: Path) -> None:
@@ -132,25 +151,35 @@ def write_cells(cells: TileCells, path: Path) -> None:
 
 
 def _write(cells: TileCells, path: Path) -> None:
+    steps = np.diff(cells.ring_points, axis=0, prepend=np.zeros((1, 2), np.int32))
+    lengths = np.diff(cells.ring_offsets)
+    first = cells.ring_offsets[:-1][lengths > 0]
+    steps[first] = cells.ring_points[first] - _half_pixels(cells.seed_x, cells.seed_y)[lengths > 0]
     rings = pa.ListArray.from_arrays(
         pa.array(cells.ring_offsets * np.int32(2), pa.int32()),
-        pa.array(np.ascontiguousarray(cells.ring_points).ravel(), pa.int32()),
+        pa.array(steps.ravel(), pa.int32()),
         type=_SCHEMA.field("ring").type,
+    )
+    measured = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(cells.measurements, np.float32).ravel()),
+        type=_SCHEMA.field("measurements").type,
     )
     metadata = {
         b"format": _FORMAT,
         b"row": str(cells.row).encode(),
         b"column": str(cells.column).encode(),
+        b"stain": cells.stain.key.encode(),
+        b"regrown": str(cells.regrown).encode(),
         b"seconds": json.dumps(dict(cells.seconds), sort_keys=True).encode(),
     }
     columns = [pa.array(column) for column in (cells.seed_y, cells.seed_x, cells.area_px, cells.score)]
     schema = _SCHEMA.with_metadata(metadata)
-    batch = pa.record_batch([*columns, rings], schema=schema)
+    batch = pa.record_batch([*columns, rings, measured], schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with aside.open("wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
+            with pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
                 writer.write_batch(batch)
             file.flush()
             os.fsync(file.fileno())
@@ -180,16 +209,29 @@ def _parsed(table: pa.Table, path: Path) -> TileCells:
     if metadata.get(b"format") != _FORMAT or not table.schema.equals(_SCHEMA):
         raise InvalidRequest(f"{path} is not a file of cells of this version.")
     columns = {name: table.column(name).combine_chunks() for name in table.schema.names}
-    rings = columns["ring"]
-    offsets = rings.offsets.to_numpy()
+    seed_y, seed_x = columns["seed_y"].to_numpy(), columns["seed_x"].to_numpy()
+    offsets = columns["ring"].offsets.to_numpy()
+    offsets = ((offsets - offsets[0]) // 2).astype(np.int32)
+    walked = np.cumsum(columns["ring"].flatten().to_numpy().reshape(-1, 2), axis=0, dtype=np.int64)
+    # Where the walk over all rings stood before each one began.
+    before = np.vstack([np.zeros((1, 2), np.int64), walked])[offsets[:-1]]
+    start = _half_pixels(seed_x, seed_y) - before
     return TileCells(
         row=int(metadata[b"row"]),
         column=int(metadata[b"column"]),
-        seed_y=columns["seed_y"].to_numpy(),
-        seed_x=columns["seed_x"].to_numpy(),
+        seed_y=seed_y,
+        seed_x=seed_x,
         area_px=columns["area_px"].to_numpy(),
         score=columns["score"].to_numpy(),
-        ring_offsets=((offsets - offsets[0]) // 2).astype(np.int32),
-        ring_points=rings.flatten().to_numpy().reshape(-1, 2),
+        ring_offsets=offsets,
+        ring_points=(walked + np.repeat(start, np.diff(offsets), axis=0)).astype(np.int32),
+        measurements=columns["measurements"].flatten().to_numpy().reshape(-1, len(MEASUREMENTS)),
         seconds=json.loads(metadata[b"seconds"]),
+        stain=stain_named(metadata[b"stain"].decode()),
+        regrown=int(metadata[b"regrown"]),
     )
+
+
+def _half_pixels(seed_x: NDArray[np.int32], seed_y: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Upper left corners of the seeds' pixels as rings have them: (x, y) in half pixels, int32 [n, 2]."""
+    return np.stack([seed_x, seed_y], axis=1) * np.int32(2)

@@ -26,9 +26,10 @@ from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import RegionReader, pad_reflect
+from microtome.segmentation.stains import HE, Stain
 
 # Part of every content key: raise it when the same model and settings would give other cells.
-ALGORITHM = 1
+ALGORITHM = 2
 # Batches decoded ahead of the network, and tiles behind it.
 _AHEAD = 2
 
@@ -69,7 +70,7 @@ def warm_up(model: Model) -> float:
     rect = Rect(0, 0, 80, 80)
     logits = np.full((5, 80, 80), -8.0, np.float32)
     logits[4, 36:44, 36:44] = 8.0
-    segment_tile(logits, Tile(0, 0, rect, rect, rect), model)
+    segment_tile(logits, Tile(0, 0, rect, rect, rect), model, np.full((80, 80, 3), 255, np.uint8))
     return time.perf_counter() - began
 
 
@@ -83,11 +84,13 @@ def segment(
     wanted: Callable[[Tile], bool] | None = None,
     batch_size: int | None = None,
     workers: int = 1,
+    stain: Stain = HE,
 ) -> Iterator[tuple[Tile, TileCells]]:
     """Segment the tiles of `grid` that are `wanted` (None: all), in order.
 
     `normalisation` None: measured on up to 64 of those tiles. `batch_size` None: what the engine likes. `workers`:
-    threads for the head. Raises `ConfigurationError` if grid and reader or grid and model do not fit.
+    threads for the head. `stain`: whose dyes are measured. Raises `ConfigurationError` if grid and reader or grid and
+    model do not fit.
     """
     if (grid.width, grid.height) != (reader.width, reader.height):
         raise ConfigurationError(
@@ -100,7 +103,7 @@ def segment(
     tiles = [tile for tile in grid.tiles() if wanted is None or wanted(tile)]
     if normalisation is None:
         normalisation = Normalisation.from_histogram(sample_histogram(reader, tiles), model.percentiles)
-    return _stream(reader, model, engine, tiles, normalisation, size, workers)
+    return _stream(reader, model, engine, tiles, normalisation, size, workers, stain)
 
 
 def _stream(
@@ -111,6 +114,7 @@ def _stream(
     normalisation: Normalisation,
     size: int,
     workers: int,
+    stain: Stain,
 ) -> Iterator[tuple[Tile, TileCells]]:
     low, scale = normalisation.arrays()
     todo = iter(tiles[start : start + size] for start in range(0, len(tiles), size))
@@ -139,8 +143,8 @@ def _stream(
                 "decode": decode_seconds / len(batch),
                 "network": (time.perf_counter() - began) / len(batch),
             }
-            for tile, of_tile in zip(batch, logits, strict=True):
-                finishing.append((tile, heads.submit(segment_tile, of_tile, tile, model), seconds))
+            for tile, of_tile, seen in zip(batch, logits, pixels, strict=True):
+                finishing.append((tile, heads.submit(segment_tile, of_tile, tile, model, seen, stain), seconds))
             while len(finishing) > workers + size:
                 yield finish()
         while finishing:

@@ -24,18 +24,21 @@ from microtome.eventlog.log import Append, NewEvent
 from microtome.joblog import JobLog
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.contours import trace_contours
+from microtome.segmentation.grid import Grid
+from microtome.segmentation.measuring import MEASUREMENTS
 from services.gateway import masks
 from services.gateway.masks import Tiling
 from tests.integration.gateway.conftest import Running, registered
 
-TILING = Tiling(tile_size=192, halo=32, scale=0.8127)
+TILING = Tiling(Grid(640, 640, tile_size=192, halo=32), scale=0.8127)
+EDGE = TILING.grid.tile_width
 MIB = 1 << 20
 
 
 def blobs(seed: int) -> np.ndarray:
     """A label image of one tile: overlapping discs, rings with a cell inside, single pixels."""
     rng = np.random.default_rng(seed)
-    labels = np.zeros((TILING.tile_size, TILING.tile_size), np.int32)
+    labels = np.zeros((EDGE, EDGE), np.int32)
     y, x = np.ogrid[: labels.shape[0], : labels.shape[1]]
     for label in range(1, 26):
         at_y, at_x, radius = rng.integers(34, 158), rng.integers(34, 158), rng.integers(0, 12)
@@ -46,15 +49,21 @@ def blobs(seed: int) -> np.ndarray:
     return labels
 
 
+def origin_of(row: int, column: int) -> np.ndarray:
+    """Where the tile's pixels begin on the slide, x and y."""
+    padded = TILING.grid.tile(row, column).padded
+    return np.array([padded.x, padded.y])
+
+
 def cells_of(labels: np.ndarray, row: int, column: int) -> tuple[TileCells, np.ndarray]:
     """The tile's cells as the engine describes them, and which label each one was."""
     found = np.array([label for label in np.unique(labels) if label], np.int32)
     places = [np.argwhere(labels == label) for label in found]
     boxes = np.array([[*place.min(axis=0), *(place.max(axis=0) + 1)] for place in places], np.int32)
     area, offsets, points = trace_contours(labels, found, boxes)
-    origin = np.array([column, row]) * TILING.core - TILING.halo
+    origin = origin_of(row, column)
     # In the core, which every cell touches.
-    nearest = [place[np.argmin(((place - TILING.tile_size // 2) ** 2).sum(axis=1))] for place in places]
+    nearest = [place[np.argmin(((place - EDGE // 2) ** 2).sum(axis=1))] for place in places]
     seeds = np.array(nearest)[:, ::-1] + origin
     cells = TileCells(
         row=row,
@@ -65,6 +74,7 @@ def cells_of(labels: np.ndarray, row: int, column: int) -> tuple[TileCells, np.n
         score=np.ones(len(found), np.float32),
         ring_offsets=offsets,
         ring_points=points + 2 * origin.astype(np.int32),
+        measurements=np.zeros((len(found), len(MEASUREMENTS)), np.float32),
         seconds={},
     )
     return cells, found
@@ -99,13 +109,14 @@ def seeds_of(path: Path, row: int, column: int) -> np.ndarray:
     """Seeds of the tile's cells in the order of the file, int64 [n, 2], x and y in the mask's pixels."""
     table = pq.read_table(path, columns=["seed_x", "seed_y"])
     seeds = np.stack([table["seed_x"].to_numpy(), table["seed_y"].to_numpy()], axis=1).astype(np.int64)
-    mine = (seeds // TILING.core == (column, row)).all(axis=1)
-    return seeds[mine] - np.array([column, row]) * TILING.core + TILING.halo
+    core = TILING.grid.tile(row, column).core
+    mine = (seeds >= (core.x, core.y)).all(axis=1) & (seeds < (core.x + core.width, core.y + core.height)).all(axis=1)
+    return seeds[mine] - origin_of(row, column)
 
 
 def check_mask(path: Path, name: str, mask: np.ndarray, picture: np.ndarray) -> None:
     row, column = map(int, name.removesuffix(".png").split("-"))
-    assert (mask.dtype, mask.shape) == (np.uint16, (TILING.tile_size, TILING.tile_size))
+    assert (mask.dtype, mask.shape) == (np.uint16, (EDGE, EDGE))
     seeds = seeds_of(path, row, column)
     _, found = cells_of(picture, row, column)
     shown = filled(picture, found)
@@ -163,7 +174,15 @@ async def finished(gateway: Running, files: dict[str, bytes]) -> str:
 async def test_an_archive_has_everything_until_it_is_deleted(
     gateway: Running, drawn: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
-    summary = {"tile_size": TILING.tile_size, "halo": TILING.halo, "scale": TILING.scale, "cells": 50}
+    grid = TILING.grid
+    summary = {
+        "tile_size": grid.tile_size,
+        "halo": grid.halo,
+        "grid_width": grid.width,
+        "grid_height": grid.height,
+        "scale": TILING.scale,
+        "cells": 50,
+    }
     files = {
         "cells.parquet": drawn[0].read_bytes(),
         "cells.geojson": b"{}" * 500_000,
@@ -183,7 +202,8 @@ async def test_an_archive_has_everything_until_it_is_deleted(
         assert archive.namelist() == ["README.txt", *sorted(files), "masks/0-0.png", "masks/2-1.png"]
         assert {name: archive.read(name) for name in files} == files
         assert archive.getinfo("cells.geojson").compress_size < 50_000
-        assert "y = (<row> * 128 - 32 + y) * 0.8127" in archive.read("README.txt").decode()
+        about = archive.read("README.txt").decode()
+        assert "y: tile c begins at min(c * 128, 448) and is 192 pixels long; c = min(max(floor((s - 32) / 128" in about
         for name, picture in drawn[1].items():
             encoded = np.frombuffer(archive.read(f"masks/{name}"), np.uint8)
             check_mask(drawn[0], name, cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED), picture)

@@ -6,6 +6,8 @@ import numpy as np
 
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.contours import trace_contours
+from microtome.segmentation.measuring import measure_cells
+from microtome.segmentation.stains import HE
 
 KEY = "0123456789abcdef" * 4
 
@@ -22,8 +24,10 @@ def tile_of(labels: np.ndarray, x: int = 0, y: int = 0) -> TileCells:
     seed = np.array(seeds, np.int32).reshape(-1, 2)
     area, offsets, points = trace_contours(np.ascontiguousarray(labels, np.int32), names, box)
     score = np.linspace(0.5, 1, len(names)).astype(np.float32)
+    pixels = np.full((*labels.shape, 3), 200, np.uint8)
+    measured = measure_cells(labels.astype(np.int32), names, box, area, offsets, points, pixels, HE, mpp=0.5)
     points = points + np.array([2 * x, 2 * y], np.int32)
-    return TileCells(0, 0, seed[:, 0], seed[:, 1], area, score, offsets, points)
+    return TileCells(0, 0, seed[:, 0], seed[:, 1], area, score, offsets, points, measured)
 
 
 def discs(count: int = 40, side: int = 256, seed: int = 0) -> np.ndarray:

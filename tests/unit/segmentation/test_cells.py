@@ -11,6 +11,8 @@ import pytest
 
 from microtome.errors import InvalidRequest
 from microtome.segmentation.cells import NoRoom, TileCells, read_cells, write_cells
+from microtome.segmentation.measuring import MEASUREMENTS
+from microtome.segmentation.stains import HDAB
 
 
 def cells(count: int) -> TileCells:
@@ -25,7 +27,10 @@ def cells(count: int) -> TileCells:
         score=rng.random(count).astype(np.float32),
         ring_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
         ring_points=rng.integers(-5, 2 * 10**6, (int(lengths.sum()), 2)).astype(np.int32),
+        measurements=rng.normal(size=(count, len(MEASUREMENTS))).astype(np.float32),
         seconds={"network": 0.25, "head": 0.125},
+        stain=HDAB,
+        regrown=count // 2,
     )
 
 
@@ -35,7 +40,8 @@ def test_what_is_written_is_read(tmp_path: Path, count: int) -> None:
     write_cells(written, path)
     read = read_cells(path)
     assert (read.row, read.column, read.seconds, len(read)) == (3, 7, written.seconds, count)
-    for name in ("seed_y", "seed_x", "area_px", "score", "ring_offsets", "ring_points"):
+    assert (read.stain, read.regrown) == (HDAB, count // 2)
+    for name in ("seed_y", "seed_x", "area_px", "score", "ring_offsets", "ring_points", "measurements"):
         before, after = getattr(written, name), getattr(read, name)
         assert before.dtype == after.dtype
         assert before.shape == after.shape
