@@ -28,13 +28,14 @@ from microtome.bus.bus import Bus
 from microtome.bus.headers import trace_context
 from microtome.bus.queue import Delivery, PullQueue
 from microtome.contracts.codec import from_bytes, to_bytes
-from microtome.contracts.messages import InferWork, TileRef, TilesInferred
+from microtome.contracts.messages import InferWork, Staining, TileRef, TilesInferred
 from microtome.crashpoint import CrashPoint, crash_point
 from microtome.errors import MicrotomeError
 from microtome.process import until
 from microtome.segmentation.cells import TileCells, segment_tile, write_cells
 from microtome.segmentation.engine import Engine, EngineFailed
 from microtome.segmentation.model import Model
+from microtome.segmentation.stains import HDAB, HE
 from microtome.tilestore import PixelsGone, PixelStore, ResultStore
 from services.inference.assignment import Assignment, LoadedTile
 from services.inference.metrics import InferenceMetrics
@@ -225,7 +226,8 @@ class Pipeline:
         self, tile: LoadedTile, logits: NDArray[np.float32], network_s: float, path: Path
     ) -> TileCells:
         place = tile.assignment.grid.tile(tile.ref.row, tile.ref.column)
-        cells = segment_tile(logits, place, self._model, tile.pixels).with_seconds({"network": network_s})
+        stain = HDAB if tile.assignment.work.staining is Staining.HDAB else HE
+        cells = segment_tile(logits, place, self._model, tile.pixels, stain).with_seconds({"network": network_s})
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells
