@@ -2,7 +2,7 @@
 
 Promises: the parameters have the names and shapes that the `instanseg` package's own network has (with its pixel
 classifier), so weights go both ways; in evaluation mode both give the same numbers.
-Refuses: other activations than ReLU, other normalisations than batch normalisation.
+Refuses: other activations than ReLU, other normalisations than batch normalisation or none.
 
 An encoder of four residual blocks with pooling between them, a decoder that adds (never concatenates) what the encoder
 had at that resolution, and three 1x1 heads: two coordinate fields, two widths, one seed map. The pixel classifier does
@@ -21,11 +21,11 @@ from torch.nn import functional
 _EPSILON, _MOMENTUM = 1e-5, 0.05
 
 
-def _convolution(inputs: int, outputs: int, size: int, *, active: bool = True) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, size: int, *, active: bool = True, norm: bool = True) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, padding=size // 2),
-        nn.BatchNorm2d(outputs, eps=_EPSILON, momentum=_MOMENTUM),
+        nn.BatchNorm2d(outputs, eps=_EPSILON, momentum=_MOMENTUM) if norm else nn.Identity(),
         nn.ReLU(inplace=True) if active else nn.Identity(),
     )
 
@@ -33,14 +33,14 @@ def _convolution(inputs: int, outputs: int, size: int, *, active: bool = True) -
 class EncoderBlock(nn.Module):
     """Two residual pairs of 3x3 convolutions, after halving the resolution if `pool`."""
 
-    def __init__(self, inputs: int, outputs: int, *, pool: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, pool: bool, norm: bool = True) -> None:
         super().__init__()
         self.maxpool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
-        self.conv0 = _convolution(inputs, outputs, 1)
-        self.conv1 = _convolution(inputs, outputs, 3)
-        self.conv2 = _convolution(outputs, outputs, 3)
-        self.conv3 = _convolution(outputs, outputs, 3)
-        self.conv4 = _convolution(outputs, outputs, 3)
+        self.conv0 = convolution(inputs, outputs, 1, norm=norm)
+        self.conv1 = convolution(inputs, outputs, 3, norm=norm)
+        self.conv2 = convolution(outputs, outputs, 3, norm=norm)
+        self.conv3 = convolution(outputs, outputs, 3, norm=norm)
+        self.conv4 = convolution(outputs, outputs, 3, norm=norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[b, inputs, h, w] to [b, outputs, h, w], or half of h and w."""
@@ -52,14 +52,14 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Twice the resolution, and what the encoder had there added in."""
 
-    def __init__(self, inputs: int, skipped: int, outputs: int) -> None:
+    def __init__(self, inputs: int, skipped: int, outputs: int, *, norm: bool = True) -> None:
         super().__init__()
-        self.conv0 = _convolution(inputs, outputs, 1)
-        self.conv_skip = _convolution(skipped, outputs, 1)
-        self.conv1 = _convolution(inputs, outputs, 3)
-        self.conv2 = _convolution(outputs, outputs, 3)
-        self.conv3 = _convolution(outputs, outputs, 3)
-        self.conv4 = _convolution(outputs, outputs, 3)
+        self.conv0 = convolution(inputs, outputs, 1, norm=norm)
+        self.conv_skip = convolution(skipped, outputs, 1, norm=norm)
+        self.conv1 = convolution(inputs, outputs, 3, norm=norm)
+        self.conv2 = convolution(outputs, outputs, 3, norm=norm)
+        self.conv3 = convolution(outputs, outputs, 3, norm=norm)
+        self.conv4 = convolution(outputs, outputs, 3, norm=norm)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """[b, inputs, h, w] and [b, skipped, 2h, 2w] to [b, outputs, 2h, 2w]."""
@@ -71,13 +71,15 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """From the deepest features to one set of output channels at full resolution."""
 
-    def __init__(self, layers: Sequence[int], heads: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[int], heads: Sequence[int], *, norm: bool = True) -> None:
         super().__init__()
         deep = list(layers)[::-1]
         self.decoder = nn.ModuleList(
-            [DecoderBlock(before, after, after) for before, after in zip(deep[:-1], deep[1:], strict=True)]
+            [DecoderBlock(before, after, after, norm=norm) for before, after in zip(deep[:-1], deep[1:], strict=True)]
         )
-        self.final_block = nn.ModuleList([_convolution(deep[-1], channels, 1, active=False) for channels in heads])
+        self.final_block = nn.ModuleList(
+            [convolution(deep[-1], channels, 1, active=False, norm=norm) for channels in heads]
+        )
 
     def forward(self, x: torch.Tensor, skips: Sequence[torch.Tensor]) -> torch.Tensor:
         """Deepest features and the others from shallow to deep; gives [b, sum of heads, h, w]."""
@@ -113,14 +115,19 @@ class InstanSegUNet(nn.Module):
         *,
         channels: int = 3,
         heads: Sequence[Sequence[int]] = ((2, 2, 1),),
+        classifier_inputs: int = 4,
         classifier_width: int = 5,
+        norm: bool = True,
     ) -> None:
         super().__init__()
-        blocks = [EncoderBlock(channels, layers[0], pool=False)]
-        blocks += [EncoderBlock(before, after, pool=True) for before, after in zip(layers[:-1], layers[1:], strict=True)]
+        blocks = [EncoderBlock(channels, layers[0], pool=False, norm=norm)]
+        blocks += [
+            EncoderBlock(before, after, pool=True, norm=norm)
+            for before, after in zip(layers[:-1], layers[1:], strict=True)
+        ]
         self.encoder = nn.ModuleList(blocks)
-        self.decoders = nn.ModuleList([Decoder(layers, each) for each in heads])
-        self.pixel_classifier = PixelClassifier(width=classifier_width)
+        self.decoders = nn.ModuleList([Decoder(layers, each, norm=norm) for each in heads])
+        self.pixel_classifier = PixelClassifier(classifier_inputs, classifier_width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""

@@ -2,6 +2,7 @@
 
 Promises: a loaded `Model` is whole: `model.onnx` is the file that `model.json` was written for (checked by
 digest), all numbers are in range, and `digest` changes whenever anything that can change a cell changes.
+A name means a shipped model, or one that was imported into the user's model folder (`microtome model import`).
 Refuses: files that do not belong together, and names it does not know. It does not run anything.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,20 +70,34 @@ class Model:
             )
 
 
+def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where imported models lie: MICROTOME_MODELS, else `microtome/models` in the user's data folder."""
+    if environment.get("MICROTOME_MODELS"):
+        return Path(environment["MICROTOME_MODELS"]).expanduser()
+    data = Path(environment["XDG_DATA_HOME"]) if environment.get("XDG_DATA_HOME") else Path("~/.local/share")
+    try:
+        return data.expanduser() / "microtome" / "models"
+    except RuntimeError:  # A container's user need not have a home.
+        return Path("/nonexistent/microtome/models")
+
+
+def shipped_models() -> dict[str, Path]:
+    """Folders of the models that come with this version, by name."""
+    return _folders(_SHIPPED)
+
+
+def installed_models(folder: Path | None = None) -> dict[str, Path]:
+    """Folders of the models that were imported into `folder` (default: `models_folder()`), by name."""
+    return _folders(models_folder() if folder is None else folder)
+
+
 def load_model(name_or_path: str | Path) -> Model:
-    """Load a shipped model by name, or a folder with `model.onnx` and `model.json`.
+    """Load a shipped or an imported model by name, or a folder with `model.onnx` and `model.json`.
 
     Raises `UnknownModel` if there is none and `ModelMismatch` if its files do not fit each other.
     """
-    shipped = _SHIPPED / str(name_or_path)
-    is_name = Path(name_or_path).name == str(name_or_path)
-    folder = shipped if is_name and shipped.is_dir() else Path(name_or_path)
+    folder = _find(name_or_path)
     network, description = folder / "model.onnx", folder / "model.json"
-    if not network.is_file() or not description.is_file():
-        known = ", ".join(sorted(path.name for path in _SHIPPED.iterdir() if path.is_dir()))
-        raise UnknownModel(
-            f"There is no model '{name_or_path}'. Shipped: {known}; or give a folder with model.onnx and model.json."
-        )
     try:
         facts = json.loads(description.read_text("utf-8"))
     except ValueError as error:
@@ -90,6 +107,26 @@ def load_model(name_or_path: str | Path) -> Model:
         return _from_facts(facts, network, network_sha256)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelMismatch(f"{description} is not complete: {error!r}") from error
+
+
+def _find(name_or_path: str | Path) -> Path:
+    known = installed_models() | shipped_models()
+    # A name is a name: a folder that happens to lie here under it is not what was meant.
+    folder = known.get(str(name_or_path), Path(name_or_path))
+    if not (folder / "model.onnx").is_file() or not (folder / "model.json").is_file():
+        imported = ", ".join(sorted(known.keys() - shipped_models().keys())) or "none"
+        raise UnknownModel(
+            f"There is no model '{name_or_path}'. Shipped: {', '.join(sorted(shipped_models()))}; imported into "
+            f"{models_folder()}: {imported}. `microtome model import` brings one in; a folder with model.onnx and "
+            "model.json will do too."
+        )
+    return folder
+
+
+def _folders(parent: Path) -> dict[str, Path]:
+    if not parent.is_dir():
+        return {}
+    return {path.name: path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")}
 
 
 def model_digest(network_sha256: str, facts: dict[str, Any]) -> str:
