@@ -239,7 +239,7 @@ def test_results_survive_the_file(
     ):
         write_cells(cells, tmp_path / f"{tile.row}-{tile.column}.arrow")
         back.append((tile, read_cells(tmp_path / f"{tile.row}-{tile.column}.arrow")))
-        assert set(cells.seconds) == {"decode", "network", "head", "contours", "measure"}
+        assert set(cells.seconds) == {"decode", "idle", "network", "head", "contours", "measure"}
     assert collect(back) == untiled
 
 

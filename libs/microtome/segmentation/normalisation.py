@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +37,7 @@ class Histogram:
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> Histogram:
         """Of uint8 [..., 3] pixels."""
-        flat = pixels.reshape(-1, CHANNELS)
-        return cls(np.stack([np.bincount(flat[:, channel], minlength=256) for channel in range(CHANNELS)]))
+        return cls(_counted(pixels.reshape(-1, pixels.shape[-2], CHANNELS)))
 
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram(self.counts + other.counts)
@@ -88,6 +88,21 @@ class Normalisation:
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`low` and `scale`, float32 [3] each, as an engine takes them."""
         return np.asarray(self.low, np.float32), np.asarray(self.scale, np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _counted(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the values of uint8 [h, w, 3]; of whole rows in 32 bits, because that is faster."""
+    counts = np.zeros((3, 256), np.int64)
+    of_row = np.zeros((3, 256), np.uint32)
+    for y in range(pixels.shape[0]):
+        of_row[:] = 0
+        for x in range(pixels.shape[1]):
+            of_row[0, pixels[y, x, 0]] += 1
+            of_row[1, pixels[y, x, 1]] += 1
+            of_row[2, pixels[y, x, 2]] += 1
+        counts += of_row
+    return counts
 
 
 def _percentile(counts: NDArray[np.int64], percent: float) -> float:

@@ -62,9 +62,18 @@ def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
 
 def pad_reflect(reader: RegionReader, rect: Rect) -> NDArray[np.uint8]:
     """Pixels uint8 [height, width, 3] of `rect`, which may lie partly or wholly outside the slide."""
-    if rect.x >= 0 and rect.y >= 0 and rect.x + rect.width <= reader.width and rect.y + rect.height <= reader.height:
-        return reader.read(rect.x, rect.y, rect.width, rect.height)
-    columns, rows = mirrored(rect.x, rect.width, reader.width), mirrored(rect.y, rect.height, reader.height)
-    x, y = int(columns.min()), int(rows.min())
-    source = reader.read(x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1)
-    return source[np.ix_(rows - y, columns - x)]
+    x, y, width, height = rect.x, rect.y, rect.width, rect.height
+    across, down = min(width, reader.width - x), min(height, reader.height - y)
+    if x >= 0 and y >= 0 and (across, down) == (width, height):
+        return reader.read(x, y, width, height)
+    columns, rows = mirrored(x, width, reader.width), mirrored(y, height, reader.height)
+    left, top = int(columns.min()), int(rows.min())
+    if (left, top) != (x, y) or across < 1 or down < 1:
+        source = reader.read(left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
+        return source[np.ix_(rows - top, columns - left)]
+    # A tile at the right or lower edge: a few columns and rows to copy, not every pixel to look up.
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:down, :across] = reader.read(x, y, across, down)
+    pixels[:down, across:] = pixels[:down, columns[across:] - x]
+    pixels[down:] = pixels[rows[down:] - y]
+    return pixels

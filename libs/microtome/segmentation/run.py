@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from microtome.errors import ConfigurationError
 from microtome.segmentation.cells import TileCells, segment_tile
 from microtome.segmentation.engine import Engine
+from microtome.segmentation.flow import Flow, Measured, Seconds
 from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
@@ -30,8 +29,8 @@ from microtome.segmentation.stains import HE, Stain
 
 # Part of every content key: raise it when the same model and settings would give other cells.
 ALGORITHM = 2
-# Batches decoded ahead of the network, and tiles behind it.
-_AHEAD = 2
+# Decoded pixels that are kept from measuring the normalisation.
+KEPT_BYTES = 64 << 20
 
 
 def content_key(slide_sha256: str, model: Model, parameters: Mapping[str, object]) -> str:
@@ -65,13 +64,49 @@ def spread(tiles: Iterable[Tile], max_tiles: int) -> list[Tile]:
 
 
 def warm_up(model: Model) -> float:
-    """Compile the head and the contours, so that the first tile does not wait; returns the seconds it took."""
+    """Compile all that a tile needs, so that the first one does not wait; returns the seconds it took."""
     began = time.perf_counter()
+    blank = np.full((80, 80, 3), 255, np.uint8)
+    for view in (blank, blank[8:, 8:]):
+        Histogram.of(view)
     rect = Rect(0, 0, 80, 80)
     logits = np.full((5, 80, 80), -8.0, np.float32)
     logits[4, 36:44, 36:44] = 8.0
-    segment_tile(logits, Tile(0, 0, rect, rect, rect), model, np.full((80, 80, 3), 255, np.uint8))
+    segment_tile(logits, Tile(0, 0, rect, rect, rect), model, blank)
     return time.perf_counter() - began
+
+
+def measure_normalisation(
+    reader: RegionReader,
+    tiles: Iterable[Tile],
+    percentiles: tuple[float, float],
+    *,
+    max_tiles: int = 64,
+    threads: int = 1,
+) -> Measured:
+    """Measure the normalisation as `sample_histogram` does, with `threads`, and keep what was decoded for the network.
+
+    No more than `KEPT_BYTES` are kept: on a small slide everything, so that nothing is decoded twice.
+    """
+    chosen = spread(tiles, max_tiles)
+    size = 3 * chosen[0].padded.width * chosen[0].padded.height if chosen else 1
+    few = chosen[: KEPT_BYTES // size]
+
+    def decode(tile: Tile) -> tuple[Histogram, NDArray[np.uint8] | None]:
+        core, seen = tile.core, tile.padded
+        if len(few) < len(chosen):
+            return Histogram.of(reader.read(core.x, core.y, core.width, core.height)), None
+        pixels = pad_reflect(reader, seen)
+        top, left = core.y - seen.y, core.x - seen.x
+        return Histogram.of(pixels[top : top + core.height, left : left + core.width]), pixels
+
+    histogram, kept = Histogram.empty(), {}
+    with ThreadPoolExecutor(threads, thread_name_prefix="sample") as pool:
+        for tile, (counted, pixels) in zip(chosen, pool.map(decode, chosen), strict=True):
+            histogram += counted
+            if pixels is not None:
+                kept[tile.row, tile.column] = pixels
+    return Measured(Normalisation.from_histogram(histogram, percentiles), kept)
 
 
 def segment(
@@ -80,17 +115,23 @@ def segment(
     engine: Engine,
     grid: Grid,
     *,
-    normalisation: Normalisation | None = None,
+    normalisation: Normalisation | Measured | None = None,
     wanted: Callable[[Tile], bool] | None = None,
+    tiles: Iterable[Tile] | None = None,
     batch_size: int | None = None,
     workers: int = 1,
+    decoders: int = 1,
     stain: Stain = HE,
+    keep: Callable[[TileCells], None] | None = None,
 ) -> Iterator[tuple[Tile, TileCells]]:
-    """Segment the tiles of `grid` that are `wanted` (None: all), in order.
+    """Segment the tiles of `grid` that are `wanted` (None: all), or just `tiles`, in that order.
 
-    `normalisation` None: measured on up to 64 of those tiles. `batch_size` None: what the engine likes. `workers`:
-    threads for the head. `stain`: whose dyes are measured. Raises `ConfigurationError` if grid and reader or grid and
-    model do not fit.
+    Decoding, the network and the head run in threads of their own, a bounded number of tiles ahead of who takes the
+    results. `normalisation` None: measured on up to 64 of those tiles. `batch_size` None: what the engine likes.
+    `workers`, `decoders`: threads for the head and for decoding. `stain`: whose dyes are measured. `keep` is given each
+    tile's cells in the head's thread, before they are yielded. A tile's `seconds` say how long decoding and the network
+    took, and for how long the network had stood "idle" before.
+    Raises `ConfigurationError` if grid and reader or grid and model do not fit.
     """
     if (grid.width, grid.height) != (reader.width, reader.height):
         raise ConfigurationError(
@@ -98,63 +139,18 @@ def segment(
         )
     model.require_halo(grid.halo)
     size = engine.batch_size if batch_size is None else batch_size
-    if size < 1 or workers < 1:
-        raise ConfigurationError(f"batch_size {size} and workers {workers} must be at least 1.")
-    tiles = [tile for tile in grid.tiles() if wanted is None or wanted(tile)]
+    if min(size, workers, decoders) < 1:
+        raise ConfigurationError(f"batch_size {size}, workers {workers} and decoders {decoders} must be at least 1.")
+    todo = list(tiles) if tiles is not None else [tile for tile in grid.tiles() if wanted is None or wanted(tile)]
     if normalisation is None:
-        normalisation = Normalisation.from_histogram(sample_histogram(reader, tiles), model.percentiles)
-    return _stream(reader, model, engine, tiles, normalisation, size, workers, stain)
+        normalisation = measure_normalisation(reader, todo, model.percentiles, threads=decoders)
+    measured = normalisation if isinstance(normalisation, Measured) else Measured(normalisation, {})
 
+    def finish(logits: NDArray[np.float32], tile: Tile, pixels: NDArray[np.uint8], seconds: Seconds) -> TileCells:
+        cells = segment_tile(logits, tile, model, pixels, stain).with_seconds(seconds)
+        if keep is not None:
+            keep(cells)
+        return cells
 
-def _stream(
-    reader: RegionReader,
-    model: Model,
-    engine: Engine,
-    tiles: Sequence[Tile],
-    normalisation: Normalisation,
-    size: int,
-    workers: int,
-    stain: Stain,
-) -> Iterator[tuple[Tile, TileCells]]:
-    low, scale = normalisation.arrays()
-    todo = iter(tiles[start : start + size] for start in range(0, len(tiles), size))
-    decoding: deque[tuple[Sequence[Tile], Future[tuple[NDArray[np.uint8], float]]]] = deque()
-    finishing: deque[tuple[Tile, Future[TileCells], dict[str, float]]] = deque()
-    decoders = ThreadPoolExecutor(1, thread_name_prefix="decode")
-    heads = ThreadPoolExecutor(workers, thread_name_prefix="head")
-
-    def decode_ahead() -> None:
-        for batch in islice(todo, _AHEAD - len(decoding)):
-            decoding.append((batch, decoders.submit(_decode, reader, batch)))
-
-    def finish() -> tuple[Tile, TileCells]:
-        tile, future, seconds = finishing.popleft()
-        return tile, future.result().with_seconds(seconds)
-
-    try:
-        decode_ahead()
-        while decoding:
-            batch, future = decoding.popleft()
-            pixels, decode_seconds = future.result()
-            decode_ahead()
-            began = time.perf_counter()
-            logits = engine.infer(pixels, np.tile(low, (len(batch), 1)), np.tile(scale, (len(batch), 1)))
-            seconds = {
-                "decode": decode_seconds / len(batch),
-                "network": (time.perf_counter() - began) / len(batch),
-            }
-            for tile, of_tile, seen in zip(batch, logits, pixels, strict=True):
-                finishing.append((tile, heads.submit(segment_tile, of_tile, tile, model, seen, stain), seconds))
-            while len(finishing) > workers + size:
-                yield finish()
-        while finishing:
-            yield finish()
-    finally:
-        decoders.shutdown(cancel_futures=True)
-        heads.shutdown(cancel_futures=True)
-
-
-def _decode(reader: RegionReader, batch: Sequence[Tile]) -> tuple[NDArray[np.uint8], float]:
-    began = time.perf_counter()
-    pixels = np.stack([pad_reflect(reader, tile.padded) for tile in batch])
-    return pixels, time.perf_counter() - began
+    flow = Flow(reader, engine, measured, finish, size, workers, decoders)
+    return flow.run([todo[start : start + size] for start in range(0, len(todo), size)])
