@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CROP = ROOT / "tests" / "data" / "cmu-1-small-region-crop.jpg"
 SHARED = ROOT.parent / "shared" / "data"
 
-Cells = dict[tuple[int, int], tuple[int, float, bytes]]
+Cells = dict[tuple[int, int], tuple[int, float, bytes, bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def collect(results: Iterable[tuple[Tile, TileCells]]) -> Cells:
             seed = int(cells.seed_y[i]), int(cells.seed_x[i])
             assert seed not in found
             assert tile.core.intersection(Rect(seed[1], seed[0], 1, 1)).width == 1
-            found[seed] = int(cells.area_px[i]), float(cells.score[i]), cells.ring(i).tobytes()
+            measured = cells.measurements[i].tobytes()
+            found[seed] = int(cells.area_px[i]), float(cells.score[i]), cells.ring(i).tobytes(), measured
     return found
 
 
@@ -164,7 +165,7 @@ def test_glass_has_no_cells(kind: str, model: Model, engine: OnnxRuntimeEngine) 
 
 
 def test_every_ring_is_a_valid_polygon_inside_the_slide(image: np.ndarray, untiled: Cells, model: Model) -> None:
-    for area, _, ring in untiled.values():
+    for area, _, ring, _ in untiled.values():
         points = np.frombuffer(ring, np.int32).reshape(-1, 2)
         assert Polygon(points).is_valid
         assert area >= model.min_size
