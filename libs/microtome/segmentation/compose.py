@@ -63,20 +63,21 @@ def merge(
     pool: NDArray[np.float32],
     members: NDArray[np.int64],
     seeds: NDArray[np.int32],
-    window: int,
     overlap: np.float32,
 ) -> NDArray[np.int32]:
     """For each object the first seed of the objects that it is one with: int32 [n]."""
     count = boxes.shape[0]
     parent = np.empty(count, np.int32)
+    # Seeds come row by row: whoever's seed is further below than any object reaches up cannot meet this one.
+    highest = 0
     for k in range(count):
         parent[k] = k
+        highest = max(highest, seeds[k, 0] - boxes[k, 0])
     for i in range(count):
         if members[i] == 0:
             continue
         for j in range(i + 1, count):
-            # Windows are moved inwards at the border, never further than the window itself.
-            if seeds[j, 0] - seeds[i, 0] >= 4 * window:
+            if seeds[j, 0] - highest >= boxes[i, 2]:
                 break
             y0, y1 = max(boxes[i, 0], boxes[j, 0]), min(boxes[i, 2], boxes[j, 2])
             x0, x1 = max(boxes[i, 1], boxes[j, 1]), min(boxes[i, 3], boxes[j, 3])

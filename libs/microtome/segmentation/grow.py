@@ -69,19 +69,28 @@ def _grow(
     seed_y: int,
     seed_x: int,
     step: np.float32,
+    across: NDArray[np.float32],
+    down: NDArray[np.float32],
     threshold: np.float32,
     weights: NDArray[np.float32],
     hidden: NDArray[np.float32],
     state: NDArray[np.uint8],
     values: NDArray[np.float32],
     queue: NDArray[np.int32],
-    limit: int,
+    height: int,
+    width: int,
 ) -> tuple[int, int, int, int]:
-    """Grow one seed inside its window; returns the half-open box of its members in window coordinates."""
-    height, width = state.shape
+    """Grow one seed inside its window of `height` × `width`, as many steps as its longer side has pixels; returns the
+    half-open box of its members in window coordinates.
+    """
     half, eight = np.float32(0.5), np.float32(8.0)
     origin_x = (sigmoid(logits[0, seed_y, seed_x]) - half) * eight
     origin_y = (sigmoid(logits[1, seed_y, seed_x]) - half) * eight
+    absolute = across.shape[0] > 0
+    if absolute:
+        origin_x += across[seed_x]
+        origin_y += down[seed_y]
+    limit = max(height, width)
     y0, x0, y1, x1 = height, width, 0, 0
     tail = 0
     # The seed's neighbours are asked even where the seed itself is not a member.
@@ -99,9 +108,15 @@ def _grow(
             row, column = top + y, left + x
             field_x = (sigmoid(logits[0, row, column]) - half) * eight
             field_y = (sigmoid(logits[1, row, column]) - half) * eight
+            if absolute:
+                field_x = field_x + across[column] - origin_x
+                field_y = field_y + down[row] - origin_y
+            else:
+                field_x = field_x - origin_x + np.float32(column - seed_x) * step
+                field_y = field_y - origin_y + np.float32(row - seed_y) * step
             value = _classify(
-                field_x - origin_x + np.float32(column - seed_x) * step,
-                field_y - origin_y + np.float32(row - seed_y) * step,
+                field_x,
+                field_y,
                 logits[2, row, column],
                 logits[3, row, column],
                 weights,
@@ -205,43 +220,74 @@ def _enlarged(pool: NDArray[np.float32], used: int, size: int) -> NDArray[np.flo
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
+def _is_cut(
+    y0: int, x0: int, y1: int, x1: int, top: int, left: int, height: int, width: int, image: tuple[int, int]
+) -> bool:
+    """Whether a box of members lies against a side of its window that is not the image's own."""
+    return bool(
+        (y0 == 0 and top > 0)
+        or (x0 == 0 and left > 0)
+        or (y1 == height and top + height < image[0])
+        or (x1 == width and left + width < image[1])
+    )
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def grow_all(
     logits: NDArray[np.float32],
     seeds: NDArray[np.int32],
     window: int,
+    window_max: int,
     step: np.float32,
+    across: NDArray[np.float32],
+    down: NDArray[np.float32],
     threshold: np.float32,
     weights: NDArray[np.float32],
     width_of_mlp: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
-    """Every seed's members: box int32 [n, 4], start int64 [n + 1] and the boxes' logits one after the other."""
-    image_height, image_width = logits.shape[1], logits.shape[2]
-    height, width = min(2 * window, image_height), min(2 * window, image_width)
-    limit = 2 * window
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Every seed's members: box int32 [n, 4], start int64 [n + 1] and the boxes' logits one after the other.
+
+    Whoever lies against its window's side is grown again in one of twice the size, up to `window_max`. Who was: bool
+    [n]; who lies against the last one's side too: bool [n]. `across` float32 [w] and `down` float32 [h]: coordinates
+    in place of steps from the seed; empty for steps.
+    """
+    image = (logits.shape[1], logits.shape[2])
     count = seeds.shape[0]
     hidden = np.empty(width_of_mlp, np.float32)
-    state = np.zeros((height, width), np.uint8)
-    values = np.empty((height, width), np.float32)
-    near = np.empty((height, width), np.uint8)
-    queue = np.empty(height * width, np.int32)
+    room = (min(2 * window_max, image[0]), min(2 * window_max, image[1]))
+    state = np.zeros(room, np.uint8)
+    values = np.empty(room, np.float32)
+    near = np.empty(room, np.uint8)
+    queue = np.empty(room[0] * room[1], np.int32)
     boxes = np.zeros((count, 4), np.int32)
     starts = np.zeros(count + 1, np.int64)
+    regrown, cut = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     pool = np.empty(max(1024, 512 * count), np.float32)
+    margin = _HOLE_RADIUS + 1
     for k in range(count):
         seed_y, seed_x = seeds[k, 0], seeds[k, 1]
-        top = max(0, min(seed_y - window, image_height - height))
-        left = max(0, min(seed_x - window, image_width - width))
-        y0, x0, y1, x1 = _grow(
-            logits, top, left, seed_y, seed_x, step, threshold, weights, hidden, state, values, queue, limit
-        )
-        margin = _HOLE_RADIUS + 1
-        a0, b0 = max(0, min(y0, seed_y - top) - margin), max(0, min(x0, seed_x - left) - margin)
-        a1, b1 = min(height, max(y1, seed_y - top + 1) + margin), min(width, max(x1, seed_x - left + 1) + margin)
+        half = window
+        while True:
+            height, width = min(2 * half, image[0]), min(2 * half, image[1])
+            top = max(0, min(seed_y - half, image[0] - height))
+            left = max(0, min(seed_x - half, image[1] - width))
+            y0, x0, y1, x1 = _grow(
+                logits, top, left, seed_y, seed_x, step, across, down, threshold, weights, hidden, state, values,
+                queue, height, width,
+            )  # fmt: skip
+            a0, b0 = max(0, min(y0, seed_y - top) - margin), max(0, min(x0, seed_x - left) - margin)
+            a1, b1 = min(height, max(y1, seed_y - top + 1) + margin), min(width, max(x1, seed_x - left + 1) + margin)
+            cut[k] = y1 > 0 and _is_cut(y0, x0, y1, x1, top, left, height, width, image)
+            if not cut[k] or half >= window_max:
+                break
+            regrown[k] = True
+            half = min(2 * half, window_max)
+            state[a0:a1, b0:b1] = _FREE
         if y1 > 0:
             inside = y0 >= margin and x0 >= margin and y1 + margin <= height and x1 + margin <= width
             if not inside or not _rows_are_whole(state, y0, x0, y1, x1):
                 # Only at the window's border can filling go beyond the members' own box.
-                _fill_holes(state, values, near, queue, limit, a0, b0, a1, b1)
+                _fill_holes(state, values, near, queue, max(height, width), a0, b0, a1, b1)
                 if not inside:
                     y0, x0, y1, x1 = a0, b0, a1, b1
             need = starts[k] + (y1 - y0) * (x1 - x0)
@@ -257,7 +303,5 @@ def grow_all(
         else:
             boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3] = seed_y, seed_x, seed_y, seed_x
             starts[k + 1] = starts[k]
-        for y in range(a0, a1):
-            for x in range(b0, b1):
-                state[y, x] = _FREE
-    return boxes, starts, pool
+        state[a0:a1, b0:b1] = _FREE
+    return boxes, starts, pool, regrown, cut

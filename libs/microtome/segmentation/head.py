@@ -4,11 +4,14 @@ Promises: for the same logits the same label in every pixel as the deployed head
 seeds are peaks; each seed grows over the pixels that the pixel classifier gives it, inside a window of
 2·window pixels; small holes are filled; where objects meet the higher float32 probability wins and a tie goes to
 the earlier seed; objects that overlap by more than the threshold are one. Time and memory follow the pixels that
-belong to objects: the classifier runs on pixels that the growth visits and nowhere else.
+belong to objects: the classifier runs on pixels that the growth visits and nowhere else. An object that lies against
+its window's side, which the package cuts there in silence, is grown again in a larger one, up to the model's
+`window_max`; what that still cuts is said (ADR 24). All else is as the package has it.
 Refuses: to drop small objects (the caller does, after it knows whose they are) and to cap their number.
 
 Coordinates are relative to the seed and their step is a constant of the model, so that neither the position nor
-the size of a tile can be felt, not even in the last bit.
+the size of a tile can be felt, not even in the last bit. The package's own coordinates are absolute and depend on the
+image's size; who compares with it, gives them (`Coordinates`).
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class Instances:
 
     `labels` int32 [h, w]: 0 is background, otherwise 1 + index of the group's first seed.
     Per object: `label` int32, `seed` int32 [n, 2] (y, x) of that first seed, `area` int32 in pixels,
-    `score` float32 (value of the seed map at the seed), `box` int32 [n, 4] (y0, x0, y1, x1), half-open.
+    `score` float32 (value of the seed map at the seed), `box` int32 [n, 4] (y0, x0, y1, x1), half-open; bool [n]
+    `regrown`: the ordinary window did not hold it, or one that it is one with; `cut`: nor did the largest.
     """
 
     labels: NDArray[np.int32]
@@ -40,6 +44,19 @@ class Instances:
     area: NDArray[np.int32]
     score: NDArray[np.float32]
     box: NDArray[np.int32]
+    regrown: NDArray[np.bool_]
+    cut: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Absolute coordinates of an image, in embedding units: `across` float32 [w], `down` float32 [h]."""
+
+    across: NDArray[np.float32]
+    down: NDArray[np.float32]
+
+
+_FROM_SEED = Coordinates(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
 def _smallest_logit(probability: np.float32) -> np.float32:
@@ -56,24 +73,32 @@ def _smallest_logit(probability: np.float32) -> np.float32:
     return at
 
 
-def find_instances(logits: NDArray[np.float32], model: Model) -> Instances:
-    """Instances of one image from its logits, float32 [5, h, w]."""
+def find_instances(
+    logits: NDArray[np.float32], model: Model, *, regrow: bool = True, coordinates: Coordinates = _FROM_SEED
+) -> Instances:
+    """Instances of one image from its logits, float32 [5, h, w].
+
+    `regrow` False and the package's `coordinates`: exactly what the package does.
+    """
     logits = np.ascontiguousarray(logits, np.float32)
     height, width = logits.shape[1:]
     seeds_at = seed_map(logits[4])
     seeds = find_peaks(seeds_at, model.peak_distance, np.float32(model.seed_threshold))
     mask_threshold = np.float32(model.mask_threshold)
-    boxes, starts, pool = grow_all(
+    boxes, starts, pool, regrown, cut = grow_all(
         logits,
         seeds,
         model.window,
+        model.window_max if regrow else model.window,
         np.float32(model.coordinate_step),
+        coordinates.across,
+        coordinates.down,
         _smallest_logit(mask_threshold),
         model.pixel_classifier.flat,
         model.pixel_classifier.hidden,
     )
     labels, members = paint(boxes, starts, pool, height, width, mask_threshold)
-    parent = merge(boxes, starts, pool, members, seeds, model.window, np.float32(model.overlap_threshold))
+    parent = merge(boxes, starts, pool, members, seeds, np.float32(model.overlap_threshold))
     area, box = collect(labels, boxes, parent)
     kept = np.flatnonzero(area)
     return Instances(
@@ -83,4 +108,13 @@ def find_instances(logits: NDArray[np.float32], model: Model) -> Instances:
         area=area[kept],
         score=seeds_at[seeds[kept, 0], seeds[kept, 1]],
         box=box[kept],
+        regrown=_of_groups(regrown, parent)[kept],
+        cut=_of_groups(cut, parent)[kept],
     )
+
+
+def _of_groups(which: NDArray[np.bool_], parent: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """For each seed whether `which` is true of any seed of its group."""
+    any_of = np.zeros_like(which)
+    any_of[parent[which]] = True
+    return any_of

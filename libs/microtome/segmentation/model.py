@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,20 @@ class Model:
     overlap_threshold: float
     min_size: int
     pixel_classifier: PixelClassifier
+    # Half the edge of the largest square in which a seed that does not fit may grow again; None: `window`.
+    largest_window: int | None = None
+
+    @property
+    def window_max(self) -> int:
+        """Half the edge of the largest square in which a seed may grow, in model pixels."""
+        return max(self.window, self.largest_window or 0)
+
+    def with_room(self, halo: int) -> Model:
+        """Return the model for tiles with `halo`: what the halo has more than is needed is room for larger objects.
+
+        Never more than four times the ordinary window: what is larger is no nucleus.
+        """
+        return replace(self, largest_window=min(4 * self.window, self.window + max(0, halo - self.halo_min)))
 
     def require_halo(self, halo: int) -> None:
         """Raise `ConfigurationError` for a halo, in model pixels, with which tiles would not join exactly."""
