@@ -1,4 +1,5 @@
-"""The command line for users: `microtome submit slide.svs --watch` and what follows.
+"""The command line for users: `microtome submit slide.svs --watch` and what follows, and what needs no server.
 
-Promises: everything goes through the API, as the user that is named. Refuses: to know where a server keeps anything.
+Promises: what goes to a server goes through the API, as the user that is named. Refuses: to know where a server keeps
+anything.
 """

@@ -14,7 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from microtome.client import FINISHED
+from microtome.commandline import segmenting
+from microtome.commandline.declaring import Commands, declare, positive, region
 
+# Commands that need no server: each has `add(commands)`, which sets `run_here`, and imports what it needs to run later.
+LOCAL = (segmenting,)
 DEFAULT_URL = "http://127.0.0.1:8080"
 JOB_TYPES = ("TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI")
 STAINS = ("he", "hdab")
@@ -55,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="microtome",
-        description="Turn whole-slide images into every cell on them, on a Microtome server.",
+        description="Turn whole-slide images into every cell on them, on a Microtome server, or without one.",
         epilog="Start a server on this machine with `make up`. `microtome COMMAND --help` has examples.",
     )
     top.add_argument(
@@ -72,23 +76,13 @@ def parser() -> argparse.ArgumentParser:
     _lists(commands)
     _acts(commands)
     _files(commands)
+    for local in LOCAL:
+        local.add(commands)
     return top
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, examples: str = ""
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=what,
-        description=what[0].upper() + what[1:] + ".",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    submit = _command(commands, "submit", "upload slides and have them worked on", _SUBMIT_EXAMPLES)
+def _submit(commands: Commands) -> None:
+    submit = declare(commands, "submit", "upload slides and have them worked on", _SUBMIT_EXAMPLES)
     submit.add_argument("slides", nargs="*", metavar="SLIDE", help="a file, or slide:<id> of one on the server")
     submit.add_argument("--file", type=Path, help="a JSON document with a whole workflow, instead of slides")
     submit.add_argument(
@@ -100,22 +94,22 @@ def _submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     submit.add_argument("--name", help="the workflow's name (default: the first slide's)")
     size = submit.add_mutually_exclusive_group()
-    size.add_argument("--mpp", type=_positive, help="µm per pixel, if you know it")
-    size.add_argument("--assume-mpp", type=_positive, help="µm per pixel, if you assume it and the file does not say")
+    size.add_argument("--mpp", type=positive, help="µm per pixel, if you know it")
+    size.add_argument("--assume-mpp", type=positive, help="µm per pixel, if you assume it and the file does not say")
     submit.add_argument("--model", help="name of the model")
     submit.add_argument("--tile-size", type=int, help="edge of a tile with its halo, model pixels")
     submit.add_argument("--halo", type=int, help="context on each side of a tile, model pixels")
     submit.add_argument("--batch-size", type=int, help="tiles that the network takes at once")
     submit.add_argument("--stain", choices=STAINS, help="he (hematoxylin and eosin, the default) or hdab")
-    submit.add_argument("--region", type=_region, metavar="X,Y,W,H", help="only this part, in pixels of the slide")
+    submit.add_argument("--region", type=region, metavar="X,Y,W,H", help="only this part, in pixels of the slide")
     submit.add_argument("--policy", choices=POLICIES, help="what the failure of a job means for those after it")
     submit.add_argument("--draft", action="store_true", help="only record it; `microtome start` starts it")
     submit.add_argument("--watch", action="store_true", help="show the progress until it is done")
     submit.add_argument("--download", type=Path, metavar="DIR", help="fetch all files when it is done; implies --watch")
 
 
-def _lists(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    listing = _command(
+def _lists(commands: Commands) -> None:
+    listing = declare(
         commands,
         "list",
         "list your workflows, jobs or slides with their ids, newest first",
@@ -130,7 +124,7 @@ def _lists(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     listing.add_argument("--status", help=f"only those in a status, such as {', '.join(sorted(FINISHED))}")
     listing.add_argument("--limit", type=int, default=20, help="how many at most (default 20)")
-    show = _command(
+    show = declare(
         commands,
         "show",
         "show a workflow with its jobs, a job with its files, or a slide",
@@ -140,29 +134,29 @@ def _lists(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "id", metavar="ID", help="the whole id of a workflow, a job or a slide, as `microtome list` prints it"
     )
     show.add_argument("--at", help="a workflow as it was at a log position or a time (2026-11-22T10:00:00Z)")
-    watch = _command(commands, "watch", "follow a workflow until it is done")
+    watch = declare(commands, "watch", "follow a workflow until it is done")
     watch.add_argument("id", metavar="WORKFLOW", help="its id, as `submit` and `list` print it")
-    logs = _command(commands, "logs", "what the workers wrote about a job")
+    logs = declare(commands, "logs", "what the workers wrote about a job")
     logs.add_argument("id", metavar="JOB", help="its id, as `list jobs` and `show` of its workflow print it")
     logs.add_argument("--attempt", type=int, help="of this attempt only")
-    _command(commands, "status", "how the server is doing, who is active, and your own usage")
+    declare(commands, "status", "how the server is doing, who is active, and your own usage")
 
 
-def _acts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _acts(commands: Commands) -> None:
     for name, what in (
         ("start", "start a draft: a job, or all drafts of a workflow"),
         ("cancel", "cancel a job, or everything in a workflow that has not ended"),
         ("retry", _RETRY),
     ):
-        act = _command(commands, name, what, f"example:\n  microtome {name} 3f0e…\n")
+        act = declare(commands, name, what, f"example:\n  microtome {name} 3f0e…\n")
         act.add_argument("id", metavar="ID", help="the whole id of a job or a workflow, as `microtome list` prints it")
-    delete = _command(commands, "delete", "delete a slide, or the files of a job; what was found stays known")
+    delete = declare(commands, "delete", "delete a slide, or the files of a job; what was found stays known")
     delete.add_argument("what", choices=("slide", "artifacts"))
     delete.add_argument("id", metavar="ID", help="of the slide, or of the job")
 
 
-def _files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    download = _command(
+def _files(commands: Commands) -> None:
+    download = declare(
         commands,
         "download",
         "fetch the files of a job, or of all jobs of a workflow",
@@ -173,20 +167,3 @@ def _files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     download.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
     download.add_argument("--only", action="append", metavar="NAME", help="only files of this name; repeatable")
     download.add_argument("--zip", action="store_true", help="one archive per job, with a mask of each tile")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1000:
-        raise argparse.ArgumentTypeError(f"{text} is no size of a pixel in µm, such as 0.25")
-    return value
-
-
-def _region(text: str) -> dict[str, int]:
-    try:
-        x, y, width, height = (int(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not x,y,width,height in whole pixels") from None
-    if min(x, y) < 0 or min(width, height) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rectangle on a slide")
-    return {"x": x, "y": y, "width": width, "height": height}

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parser().parse_args(arguments)
     try:
-        status = asyncio.run(_run(options))
+        here = getattr(options, "run_here", None)
+        status = here(options) if here is not None else asyncio.run(_run(options))
         sys.stdout.flush()
     except BrokenPipeError:
         # Somebody closed our output (`| head`); nothing more can be said there.

@@ -1,6 +1,6 @@
 """Keeping the network busy: decoding before it, heads behind it, each in threads of their own.
 
-Promises: tiles come out in the order in which they went in, whatever the number of threads; what is in memory is bounded
+Promises: tiles come out in the order in which they went in, whatever the threads; what is in memory is bounded
 by the batches decoded ahead and the tiles not yet taken; the first error ends the run and is raised where results are
 taken; nothing runs on once the results are no longer taken.
 Refuses: to know what a head does.

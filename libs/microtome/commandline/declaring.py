@@ -1,0 +1,42 @@
+"""Declaring a command, and reading the values that its options take.
+
+Promises: a command's description and its line in the list of commands are the same sentence; values that nothing could
+work with are refused where they are typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
+
+
+def declare(commands: Commands, name: str, what: str, examples: str = "") -> argparse.ArgumentParser:
+    """Add a command: `what` it does, in a sentence without a capital and a full stop, and examples that work."""
+    return commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def positive(text: str) -> float:
+    """Read the size of a pixel in µm."""
+    value = float(text)
+    if not 0 < value < 1000:
+        raise argparse.ArgumentTypeError(f"{text} is no size of a pixel in µm, such as 0.25")
+    return value
+
+
+def region(text: str) -> dict[str, int]:
+    """Read x,y,width,height in level-0 pixels."""
+    try:
+        x, y, width, height = (int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x,y,width,height in whole pixels") from None
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rectangle on a slide")
+    return {"x": x, "y": y, "width": width, "height": height}

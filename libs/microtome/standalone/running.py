@@ -1,0 +1,267 @@
+"""Segmenting one image on this machine.
+
+Promises: the files that a job has (`microtome.artifacts.making`), and for small images `labels.tif`; they appear when
+all of them are whole. A run that was stopped, in whatever way, goes on where it was: no tile is computed twice. Tiles
+without tissue are skipped; cells are those of the services, whatever the number of threads.
+Refuses: a folder that has results already (`Conflict`), and all that cannot be segmented, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from microtome.artifacts.making import Order, Segmentation, SourceSlide, along_curve, write_segmentation
+from microtome.artifacts.summary import Summary
+from microtome.errors import Conflict
+from microtome.segmentation.cells import TileCells, write_cells
+from microtome.segmentation.engine import Engine, usable_cores
+from microtome.segmentation.flow import Measured
+from microtome.segmentation.grid import Grid, Tile
+from microtome.segmentation.model import EMBEDDED, Model, load_model
+from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.run import content_key, measure_normalisation, segment
+from microtome.segmentation.stains import HE, Stain
+from microtome.slides.reader import SlideReader
+from microtome.standalone.labels import LabelImage
+from microtome.standalone.source import Source, open_source
+from microtome.tilestore import ResultGone, ResultStore
+from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.mask import TissueMask, find_tissue
+from microtome.tissue.region import Region
+from microtome.tissue.store import save_mask
+from microtome.tissue.tiles import tiles_of, tiles_with_tissue
+
+# Below the folder for the results while they are made.
+WORK = ".tiles"
+# Labels are drawn of images of at most so many model pixels.
+LABELS_PIXELS = 1 << 26
+
+# Tiles done, tiles in all, cells so far.
+Progress = Callable[[int, int, int], None]
+OpenEngine = Callable[[Model], Engine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What is to be done. `mpp` None: what the file says; `tile_size` None: what fits the tissue; `threads` 0: all."""
+
+    image: Path
+    out: Path
+    mpp: float | None = None
+    model: str = EMBEDDED
+    region: Region | None = None
+    tile_size: int | None = None
+    stain: Stain = HE
+    threads: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Plan:
+    """All that the cells depend on, and which tiles there are to do."""
+
+    source: Source
+    model: Model
+    mask: TissueMask
+    reader: SlideReader
+    grid: Grid
+    measured: Measured
+    tiles: Sequence[Tile]
+    tiles_total: int
+    content_key: str
+    seconds: Mapping[str, float]
+
+
+def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -> Summary:
+    """Segment an image into `wishes.out`; return the summary that lies there.
+
+    Raises `Conflict`, `UnreadableSlide`, `TooLarge`, `UnknownMpp`, `UnsuitableSlide`, `UnknownModel`,
+    `ConfigurationError`, `InvalidRequest` for a region off the image, `EngineFailed`, `NoRoom`.
+    """
+    out = wishes.out
+    if out.exists() and (not out.is_dir() or any(path.name != WORK for path in out.iterdir())):
+        raise Conflict(f"{out} has something in it already; choose a folder that is empty or does not exist.")
+    work = out / WORK
+    model = load_model(wishes.model)
+    began = time.perf_counter()
+    source = open_source(wishes.image, wishes.mpp, work / "image")
+    opened = time.perf_counter() - began
+    engine = open_engine(model)
+    work.mkdir(parents=True, exist_ok=True)
+    store = ResultStore(work / "results")
+    plan = _plan(wishes, source, model, store, opened)
+    draft = work / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    summary = _run(wishes, plan, engine, store, draft, progress)
+    _publish(draft, out)
+    shutil.rmtree(work)
+    return summary
+
+
+def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, opened: float) -> _Plan:
+    began = time.perf_counter()
+    reader = SlideReader(source.path, source.mpp, model.mpp)
+    key = f"{source.sha256[:16]}-{source.mpp:g}"
+    try:
+        mask = store.mask(key)
+    except ResultGone:
+        mask = find_tissue(source.path, source.mpp)
+        save_mask(mask, store.tissue(key))
+    found = time.perf_counter()
+    scale, region = reader.scale[0], wishes.region
+    if region is not None:
+        region.check_on(source.width, source.height)
+    if wishes.tile_size is None:
+        grid = fitting_grid(reader.width, reader.height, model.halo_min, mask, scale, region)
+    else:
+        grid = Grid(reader.width, reader.height, wishes.tile_size, model.halo_min)
+    everywhere = tiles_with_tissue(grid, mask, scale)
+    facts = {
+        "scale": reader.scale, "tile_size": grid.tile_size, "halo": grid.halo, "stain": wishes.stain.key,
+        "tissue": key,
+    }  # fmt: skip
+    measured = _measured(reader, everywhere, model, store, content_key(source.sha256, model, facts), wishes.threads)
+    return _Plan(
+        source=source,
+        model=model,
+        mask=mask,
+        reader=reader,
+        grid=grid,
+        measured=measured,
+        tiles=along_curve(tile for tile in everywhere if region is None or region.meets(tile.core, scale)),
+        tiles_total=sum(1 for _ in tiles_of(grid, scale, region)),
+        content_key=content_key(source.sha256, model, {**facts, "normalisation": asdict(measured.normalisation)}),
+        seconds={"open": opened, "tissue": found - began, "plan": time.perf_counter() - found},
+    )
+
+
+def _measured(
+    reader: SlideReader, tiles: Sequence[Tile], model: Model, store: ResultStore, key: str, threads: int
+) -> Measured:
+    """The normalisation, measured once for all runs into one folder."""
+    path = store.tile(key, 0, 0).with_name("normalisation.json")
+    if path.is_file():
+        known = json.loads(path.read_text("utf-8"))
+        return Measured(Normalisation(tuple(known["low"]), tuple(known["high"])), {})
+    measured = measure_normalisation(reader, tiles, model.percentiles, threads=threads or usable_cores())
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(asdict(measured.normalisation)), "utf-8")
+    aside.replace(path)
+    return measured
+
+
+def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft: Path, progress: Progress) -> Summary:
+    known = store.known(plan.content_key)
+    slide = SourceSlide(
+        slide_id=plan.source.sha256[:16],
+        sha256=plan.source.sha256,
+        path=plan.source.path,
+        width=plan.source.width,
+        height=plan.source.height,
+        mpp=plan.source.mpp,
+        mpp_source=plan.source.mpp_source,
+    )
+    order = Order(
+        slide=slide,
+        mask=plan.mask,
+        region=wishes.region,
+        stage_seconds={stage: round(seconds, 4) for stage, seconds in plan.seconds.items()},
+        notes=(*plan.source.notes, *plan.reader.notes, *([engine.note] if engine.note else [])),
+    )
+    how = Segmentation(
+        grid=plan.grid,
+        scale=plan.reader.scale[0],
+        content_key=plan.content_key,
+        tiles_total=plan.tiles_total,
+        tiles_skipped=plan.tiles_total - len(plan.tiles),
+        tiles_cached=sum((tile.row, tile.column) in known for tile in plan.tiles),
+        model=plan.model.name,
+        model_digest=plan.model.digest,
+        engine=engine.name,
+        normalisation=plan.measured.normalisation,
+        stain=wishes.stain,
+        planned=frozenset((tile.row, tile.column) for tile in plan.tiles),
+    )
+    small = plan.reader.width * plan.reader.height <= LABELS_PIXELS
+    labels = LabelImage(plan.reader.width, plan.reader.height) if small else None
+    waiting = _Waiting(_results(wishes, plan, engine, store, known))
+
+    def told(tiles: int, cells: int) -> None:
+        progress(tiles, len(plan.tiles), cells)
+
+    def drawn() -> Iterator[TileCells]:
+        for cells in waiting:
+            if labels is not None:
+                labels.draw(cells if wishes.region is None else wishes.region.choose(cells, how.scale))
+            yield cells
+
+    summary = write_segmentation(drawn(), order, how, draft, told)
+    # The files were written while the network ran: what they took is what was not spent waiting for it.
+    stages = {**summary.stage_seconds, "merge": round(summary.stage_seconds["merge"] - waiting.seconds, 4)}
+    summary = replace(summary, stage_seconds=stages)
+    summary.save(draft / "summary.json")
+    if labels is not None:
+        labels.save(draft / "labels.tif", plan.source.mpp * how.scale)
+    return summary
+
+
+def _results(
+    wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, known: frozenset[tuple[int, int]]
+) -> Iterator[TileCells]:
+    """Yield the cells of all tiles in their order: those of an earlier run from its files, the others as they come."""
+    missing = [tile for tile in plan.tiles if (tile.row, tile.column) not in known]
+    computed = segment(
+        plan.reader,
+        plan.model,
+        engine,
+        plan.grid,
+        normalisation=plan.measured,
+        tiles=missing,
+        decoders=wishes.threads or usable_cores(),
+        workers=wishes.threads or usable_cores(),
+        stain=wishes.stain,
+        keep=lambda cells: write_cells(cells, store.tile(plan.content_key, cells.row, cells.column)),
+    )
+    for tile in plan.tiles:
+        if (tile.row, tile.column) in known:
+            yield store.read(plan.content_key, tile.row, tile.column)
+        else:
+            yield next(computed)[1]
+
+
+class _Waiting:
+    """An iterator over results that begins at once, before it is asked, and knows how long it was waited for."""
+
+    def __init__(self, results: Iterator[TileCells]) -> None:
+        self._results = results
+        self.seconds = 0.0
+        starter = ThreadPoolExecutor(1)
+        self._first: Future[TileCells | None] | None = starter.submit(next, results, None)
+        starter.shutdown(wait=False)
+
+    def __iter__(self) -> Iterator[TileCells]:
+        return self
+
+    def __next__(self) -> TileCells:
+        began = time.perf_counter()
+        try:
+            if self._first is None:
+                return next(self._results)
+            first, self._first = self._first.result(), None
+            if first is None:
+                raise StopIteration
+            return first
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def _publish(draft: Path, out: Path) -> None:
+    """Give the files their place, the summary last: where it is, everything is."""
+    for path in sorted(draft.iterdir(), key=lambda path: path.name == "summary.json"):
+        path.replace(out / path.name)
