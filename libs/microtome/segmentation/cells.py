@@ -57,8 +57,9 @@ class TileCells:
 
     `seed_y`, `seed_x`, `area_px` int32 [n]; `score` float32 [n], the seed map's value at the seed;
     `ring_offsets` int32 [n + 1] into `ring_points` int32 [m, 2], (x, y) in half pixels, rings open (see `contours`).
-    `measurements` float32 [n, len(MEASUREMENTS)], columns as in `measuring.measurements_of(stain)`, in µm and optical
-    densities. `regrown`: how many cells of the tile needed a larger window than the model's.
+    `measurements` float32 [n, len(MEASUREMENTS)], columns as in `measuring.measurements_of(stain)`, but lengths in
+    model pixels (`measuring.in_micrometres` converts them). Of the whole tile, whatever was `chosen` of it: `regrown`,
+    how many cells needed a larger window than the model's, and `cut`, how many the largest did not hold.
     `seconds`: wall seconds per stage that made them.
     """
 
@@ -74,6 +75,7 @@ class TileCells:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stain: Stain = HE
     regrown: int = 0
+    cut: int = 0
 
     def __len__(self) -> int:
         return int(self.seed_y.size)
@@ -119,7 +121,8 @@ def segment_tile(
     label, box = found.label[owned], found.box[owned]
     area, offsets, points = trace_contours(found.labels, label, box)
     traced = time.perf_counter()
-    measured = measure_cells(found.labels, label, box, area, offsets, points, pixels[slide], stain, model.mpp)
+    measured = measure_cells(found.labels, label, box, area, offsets, points, pixels[slide], stain)
+    kept = area >= model.min_size
     points += np.array([2 * valid.x, 2 * valid.y], np.int32)
     cells = TileCells(
         row=tile.row,
@@ -132,7 +135,9 @@ def segment_tile(
         ring_points=points,
         measurements=measured,
         stain=stain,
-    ).chosen(area >= model.min_size)
+        regrown=int(found.regrown[owned][kept].sum()),
+        cut=int(found.cut[owned][kept].sum()),
+    ).chosen(kept)
     seconds = {"head": grown - began, "contours": traced - grown, "measure": time.perf_counter() - traced}
     return cells.with_seconds(seconds)
 
@@ -170,6 +175,7 @@ def _write(cells: TileCells, path: Path) -> None:
         b"column": str(cells.column).encode(),
         b"stain": cells.stain.key.encode(),
         b"regrown": str(cells.regrown).encode(),
+        b"cut": str(cells.cut).encode(),
         b"seconds": json.dumps(dict(cells.seconds), sort_keys=True).encode(),
     }
     columns = [pa.array(column) for column in (cells.seed_y, cells.seed_x, cells.area_px, cells.score)]
@@ -229,6 +235,7 @@ def _parsed(table: pa.Table, path: Path) -> TileCells:
         seconds=json.loads(metadata[b"seconds"]),
         stain=stain_named(metadata[b"stain"].decode()),
         regrown=int(metadata[b"regrown"]),
+        cut=int(metadata[b"cut"]),
     )
 
 

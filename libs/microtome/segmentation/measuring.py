@@ -3,7 +3,8 @@
 Promises: the shape is that of the outline as it is delivered, with QuPath's definitions, so that QuPath measures the
 same numbers on the same polygon; the dyes are measured on the mask's pixels at the model's pixel size. Numbers depend
 on the cell's own pixels alone: shapes are taken relative to the outline's first point, in integers, and pixels in scan
-order, so that neither the tile nor the thread that measures can be felt, not even in the last bit.
+order, so that neither the tile nor the thread that measures can be felt, not even in the last bit. Lengths stay in
+the model's pixels until somebody knows how large those are: results of a tile are shared by jobs that may not agree.
 Refuses: to measure what the outline leaves out (smaller pieces of a label); holes count for the shape, as in the
 outline, and not for the dyes.
 """
@@ -23,7 +24,7 @@ from microtome.segmentation.stains import HE, Stain
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One number of a cell. `name`: as QuPath shows it (GeoJSON); `unit`: "µm^2", "µm", "OD" or "" for ratios;
-    `column`: as tables call it (Parquet, CSV).
+    `column`: as tables call it (Parquet, CSV). Units are those of files, see `in_micrometres`.
     """
 
     name: str
@@ -66,16 +67,27 @@ def measure_cells(
     points: NDArray[np.int32],
     pixels: NDArray[np.uint8],
     stain: Stain,
-    mpp: float,
 ) -> NDArray[np.float32]:
     """Measure the objects `label` int32 [n] of `labels` int32 [h, w], each within its half-open `box` int32 [n, 4].
 
-    `area`, `offsets`, `points`: what `trace_contours` gave for them; `pixels` uint8 [h, w, 3]; `mpp` µm per pixel.
-    Returns float32 [n, len(MEASUREMENTS)], columns as in `measurements_of(stain)`; an object without a pixel is NaN.
+    `area`, `offsets`, `points`: what `trace_contours` gave for them; `pixels` uint8 [h, w, 3].
+    Returns float32 [n, len(MEASUREMENTS)], columns as in `measurements_of(stain)`, but lengths in pixels and areas in
+    pixels²; an object without a pixel is NaN.
     """
     out = np.full((label.size, len(MEASUREMENTS)), np.nan, np.float32)
-    _measure(labels, label, box, area, offsets, points, np.ascontiguousarray(pixels), stain.table(), mpp, out)
+    _measure(labels, label, box, area, offsets, points, np.ascontiguousarray(pixels), stain.table(), out)
     return out
+
+
+def in_micrometres(measured: NDArray[np.float32], mpp: float | None) -> NDArray[np.float32]:
+    """Return the numbers of `measure_cells`, float32 [n, k], in the units that `Measurement` says.
+
+    `mpp`: µm per model pixel, as it really is on this slide; None: not known, then lengths and areas are NaN.
+    """
+    edge = math.nan if mpp is None else mpp
+    factors = {"µm": edge, "µm^2": edge * edge}
+    scale = np.array([factors.get(each.unit, 1.0) for each in MEASUREMENTS])
+    return np.asarray(measured * scale, np.float32)
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -88,7 +100,6 @@ def _measure(
     points: NDArray[np.int32],
     pixels: NDArray[np.uint8],
     table: NDArray[np.float64],
-    mpp: float,
     out: NDArray[np.float32],
 ) -> None:
     largest = 0
@@ -99,14 +110,14 @@ def _measure(
         if area[k] == 0:
             continue
         ring = points[offsets[k] : offsets[k + 1]]
-        _shape(ring, mpp, out[k])
+        _shape(ring, out[k])
         _gather(labels, label[k], box[k], area[k], ring, pixels, table, values)
         for dye in range(2):
             _dye(values[dye, : area[k]], out[k, 6 + 5 * dye : 11 + 5 * dye])
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _shape(ring: NDArray[np.int32], mpp: float, out: NDArray[np.float32]) -> None:
+def _shape(ring: NDArray[np.int32], out: NDArray[np.float32]) -> None:
     """Area, perimeter, circularity, solidity, diameter of the smallest circle around it, smallest width."""
     count = ring.shape[0]
     twice_area, perimeter = 0, 0.0
@@ -119,13 +130,12 @@ def _shape(ring: NDArray[np.int32], mpp: float, out: NDArray[np.float32]) -> Non
     area = 0.5 * abs(twice_area)
     hull = _hull(ring)
     # Outlines are in half pixels.
-    edge = 0.5 * mpp
-    out[0] = area * edge * edge
-    out[1] = perimeter * edge
+    out[0] = 0.25 * area
+    out[1] = 0.5 * perimeter
     out[2] = 4.0 * math.pi * area / (perimeter * perimeter)
     out[3] = abs(twice_area) / _twice_area(hull)
-    out[4] = 2.0 * math.sqrt(_circle(hull)) * edge
-    out[5] = _width(hull) * edge
+    out[4] = math.sqrt(_circle(hull))
+    out[5] = 0.5 * _width(hull)
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")

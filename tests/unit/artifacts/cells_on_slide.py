@@ -25,7 +25,7 @@ def tile_of(labels: np.ndarray, x: int = 0, y: int = 0) -> TileCells:
     area, offsets, points = trace_contours(np.ascontiguousarray(labels, np.int32), names, box)
     score = np.linspace(0.5, 1, len(names)).astype(np.float32)
     pixels = np.full((*labels.shape, 3), 200, np.uint8)
-    measured = measure_cells(labels.astype(np.int32), names, box, area, offsets, points, pixels, HE, mpp=0.5)
+    measured = measure_cells(labels.astype(np.int32), names, box, area, offsets, points, pixels, HE)
     points = points + np.array([2 * x, 2 * y], np.int32)
     return TileCells(0, 0, seed[:, 0], seed[:, 1], area, score, offsets, points, measured)
 

@@ -31,6 +31,7 @@ def cells(count: int) -> TileCells:
         seconds={"network": 0.25, "head": 0.125},
         stain=HDAB,
         regrown=count // 2,
+        cut=count // 3,
     )
 
 
@@ -40,7 +41,7 @@ def test_what_is_written_is_read(tmp_path: Path, count: int) -> None:
     write_cells(written, path)
     read = read_cells(path)
     assert (read.row, read.column, read.seconds, len(read)) == (3, 7, written.seconds, count)
-    assert (read.stain, read.regrown) == (HDAB, count // 2)
+    assert (read.stain, read.regrown, read.cut) == (HDAB, count // 2, count // 3)
     for name in ("seed_y", "seed_x", "area_px", "score", "ring_offsets", "ring_points", "measurements"):
         before, after = getattr(written, name), getattr(read, name)
         assert before.dtype == after.dtype

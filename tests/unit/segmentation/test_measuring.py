@@ -15,7 +15,7 @@ from skimage import color, measure, morphology
 
 from microtome.errors import InvalidRequest
 from microtome.segmentation.contours import trace_contours
-from microtome.segmentation.measuring import MEASUREMENTS, measure_cells, measurements_of
+from microtome.segmentation.measuring import MEASUREMENTS, in_micrometres, measure_cells, measurements_of
 from microtome.segmentation.stains import HDAB, HE, Stain, stain_named
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +47,7 @@ def measured(
     regions = measure.regionprops(labels)
     names, box = np.array([r.label for r in regions], np.int32), np.array([r.bbox for r in regions], np.int32)
     area, offsets, points = trace_contours(labels, names, box)
-    table = measure_cells(labels, names, box, area, offsets, points, pixels, stain, mpp)
+    table = in_micrometres(measure_cells(labels, names, box, area, offsets, points, pixels, stain), mpp)
     return table, [shapely.Polygon(ring) for ring in np.split(points / 2, offsets[1:-1])]
 
 
@@ -204,8 +204,16 @@ def test_an_object_without_a_pixel_is_not_measured() -> None:
     labels = np.zeros((4, 4), np.int32)
     name, box = np.array([1], np.int32), np.array([[0, 0, 4, 4]], np.int32)
     area, offsets, points = trace_contours(labels, name, box)
-    table = measure_cells(labels, name, box, area, offsets, points, np.zeros((4, 4, 3), np.uint8), HE, MPP)
+    table = measure_cells(labels, name, box, area, offsets, points, np.zeros((4, 4, 3), np.uint8), HE)
     assert np.isnan(table).all()
+
+
+def test_without_a_pixel_size_there_are_no_lengths() -> None:
+    table, _ = measured(np.ones((9, 9), np.int32), np.full((9, 9, 3), 100, np.uint8))
+    unknown = in_micrometres(table, None)
+    for index, each in enumerate(MEASUREMENTS):
+        assert np.isnan(unknown[0, index]) == each.unit.startswith("µm")
+        assert each.unit.startswith("µm") or unknown[0, index] == table[0, index]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 64, 65, 1000, 5001])
