@@ -22,13 +22,10 @@ from microtome.segmentation.run import content_key, sample_histogram, spread
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
-from microtome.tissue.mask import find_tissue
+from microtome.tissue.mask import ALGORITHM, find_tissue
 from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
 from microtome.tissue.tiles import tiles_of, tiles_with_tissue
-
-# Raise it when the mask of the same slide would come out differently.
-_TISSUE_ALGORITHM = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,5 +199,5 @@ def _addresses(tiles: list[Tile]) -> tuple[tuple[int, int], ...]:
 
 
 def _tissue_key(source: SlideSource) -> str:
-    facts = json.dumps([_TISSUE_ALGORITHM, source.tenant, source.sha256, source.mpp])
+    facts = json.dumps([ALGORITHM, source.tenant, source.sha256, source.mpp])
     return hashlib.sha256(facts.encode()).hexdigest()

@@ -1,8 +1,11 @@
-"""Telling marker ink, black borders and dark lines from stained tissue.
+"""Telling marker ink and black borders from stained tissue.
 
-Promises: green, blue, red and black marks that are wider than tissue's own dark or red spots, with the blurred
-rims around them.
-Refuses: to see tissue through ink; what lies under a mark is lost to the model as well.
+Ink lies over whatever is there, so optical densities add up; over tissue the colour is smoothed first, because its
+nuclei and fibres show through. What gives a pen away is the ratio in which it takes red, green and blue: hematoxylin,
+eosin, diaminobenzidine and blood each keep to ratios of their own.
+Promises: black, blue, green, red and yellow marks on glass and on tissue, with the blurred rims around them, and black
+borders. Refuses: to see tissue through ink; what lies under a mark is lost to the model as well. A violet pen has the
+colours of hematoxylin and is not known by them; an area that is as red as red ink, such as a large bleeding, is.
 """
 
 from __future__ import annotations
@@ -12,49 +15,132 @@ import numpy as np
 import numpy.typing as npt
 
 Bits = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 
 # A stroke is wider than this; blood and folds that are as dark or as red are narrower.
 STROKE_UM = 60.0
+# A mark is larger than this; drops of blood are smaller.
+SMALLEST_UM2 = 15_000.0
 # How far beyond its visible core an ink blurs.
-RIM_UM = 48.0
+RIM_UM = 32.0
+# Nuclei that show through leave gaps of this width in a stroke.
+GAP_UM = 40.0
+# So long a part of a stroke may be lost in dense tissue.
+LOST_UM = 160.0
+# How far ink thins out.
+REACH_UM = 320.0
+# Nuclei that show through ink are averaged with what is around them.
+SMOOTHING_UM = 12.0
 
 
-def ink(rgb: npt.NDArray[np.uint8], mpp: float) -> Bits:
-    """`[h, w]` bool: pixels of `[h, w, 3]` uint8 at `mpp` µm per pixel that are ink or black, rims included."""
-    red, green, blue = (rgb[..., i].astype(np.int16) for i in range(3))
-    # Hematoxylin and eosin both take most from green, so that green is never the strongest channel of tissue.
-    greenish = (green > red + 24) & (green > blue) & (np.minimum(red, blue) < 200)
-    bluish = (blue > 100) & (blue - red > 80) & (blue - green > 20) & (red < 110)
-    # Eosin this strong would be dark in red too.
-    reddish = (red > 130) & (green < 90) & (blue < 110) & (red - np.maximum(green, blue) > 80)
-    dark = np.maximum(np.maximum(red, green), blue) < 95
-    core = opened(reddish | bluish | dark, STROKE_UM / mpp) | opened(greenish, max(3, STROKE_UM / mpp / 3))
-    if not core.any():
-        return core
-    near = cv2.dilate(core.astype(np.uint8), _disc(_odd(2 * RIM_UM / mpp))) > 0
-    return near | _rims(rgb, near)
+def ink(absorbed: Floats, mpp: float) -> Bits:
+    """`[h, w]` bool: which pixels are ink or black, rims included.
+
+    `absorbed`: optical densities against glass, float32 `[h, w, 3]` in red, green, blue, at `mpp` µm per pixel.
+    """
+    smooth = cv2.GaussianBlur(absorbed, (0, 0), max(0.7, SMOOTHING_UM / mpp))
+    red, green, blue = (np.ascontiguousarray(smooth[..., channel], np.float32) for channel in range(3))
+    marks = np.zeros(absorbed.shape[:2], np.bool_)
+    for core, pale in (
+        _black(red, green, blue), _blue(red, green, blue), _green(red, green, blue),
+        _red(red, green, blue), _yellow(red, green, blue),
+    ):  # fmt: skip
+        if core.any():
+            marks |= _grown(core, pale, mpp)
+    return _out_of_focus(marks, absorbed, mpp) if marks.any() else marks
 
 
-def _rims(rgb: npt.NDArray[np.uint8], core: Bits) -> Bits:
+def _black(red: Floats, green: Floats, blue: Floats) -> tuple[Bits, Bits]:
+    least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    neutral = least > 0.62 * most
+    return neutral & (least > 0.42), neutral & (least > 0.2)
+
+
+def _blue(red: Floats, green: Floats, blue: Floats) -> tuple[Bits, Bits]:
+    # Hematoxylin never takes so much more of green than of blue while it takes red most.
+    return (
+        (red > 0.55) & (red > 0.95 * green) & (blue < 0.5 * green),
+        (red > 0.06) & (red > 1.05 * green) & (blue < 0.5 * green),
+    )
+
+
+def _green(red: Floats, green: Floats, blue: Floats) -> tuple[Bits, Bits]:
+    # A blue counterstain takes green more than blue.
+    return (
+        (red > 0.2) & (red > 1.38 * green) & (blue > 0.78 * green),
+        (red > 0.05) & (red > 1.25 * green) & (blue > 0.78 * green),
+    )
+
+
+def _red(red: Floats, green: Floats, blue: Floats) -> tuple[Bits, Bits]:
+    # Eosin takes about six tenths as much of blue as of green; diaminobenzidine takes half as much of red.
+    light = (green > 0.35) & (red < 0.33 * green) & (blue > 0.66 * green + 0.02) & (blue < 1.05 * green)
+    dark = (green > 0.6) & (red < 0.62 * green) & (blue > 0.74 * green) & (blue < 1.0 * green)
+    pale = (green > 0.03) & (red < 0.36 * green) & (blue > 0.68 * green) & (blue < 1.1 * green)
+    dull = (green > 0.05) & (red < 0.62 * green) & (blue > 0.74 * green) & (blue < 0.95 * green)
+    return light | dark, pale | dull
+
+
+def _yellow(red: Floats, green: Floats, blue: Floats) -> tuple[Bits, Bits]:
+    return (blue > 1.36 * green + 0.08) & (red < 0.33 * blue), (blue > 0.04) & (blue > 1.5 * green) & (red < 0.4 * blue)
+
+
+def _grown(core: Bits, pale: Bits, mpp: float) -> Bits:
+    """The strokes among the pixels of an ink's colour, with their rims, as far as they have a paler shade of it."""
+    strokes = opened(closed(core, GAP_UM / mpp), STROKE_UM / mpp)
+    strokes = _large(strokes, SMALLEST_UM2 / mpp**2)
+    if not strokes.any():
+        return strokes
+    # Over dense tissue a stroke's colour may be lost for a while.
+    strokes = closed(strokes, LOST_UM / mpp)
+    # A stroke blurs over glass and over gaps between its paler parts; single pixels of its colour are chance.
+    near = dilated(strokes, 2 * REACH_UM / mpp)
+    paler = opened((core | pale) & near, RIM_UM / mpp)
+    return dilated(strokes, 2 * RIM_UM / mpp) | dilated(paler, RIM_UM / mpp)
+
+
+def _out_of_focus(marks: Bits, absorbed: Floats, mpp: float) -> Bits:
     """Smooth coloured areas that touch ink: ink out of focus. Tissue is never that smooth."""
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    detail = cv2.GaussianBlur(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 2)), (0, 0), 3)
-    coloured = rgb.max(axis=2).astype(np.int16) - rgb.min(axis=2) > 8
-    smooth = ((detail < 1.2) & coloured) | core
-    count, labels = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
-    touched = np.zeros(count, np.bool_)
-    touched[labels[core]] = True
-    touched[0] = False
+    darkest = absorbed.max(axis=2)
+    detail = cv2.blur(np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 2)), (11, 11))
+    near = dilated(marks, 2 * REACH_UM / mpp)
+    smooth = ((detail < 0.004) & (darkest > 0.015) & near) | marks
+    _, labels = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
+    touched = np.zeros(int(labels.max()) + 1, np.bool_)
+    touched[labels[marks]] = True
     result: Bits = touched[labels]
+    return result
+
+
+def _large(bits: Bits, smallest: float) -> Bits:
+    """`bits` without 8-connected components of fewer than `smallest` pixels."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(bits.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= smallest
+    keep[0] = False
+    result: Bits = keep[labels]
     return result
 
 
 def opened(bits: Bits, diameter: float) -> Bits:
     """What is left of `bits` where a disc of `diameter` pixels fits in; a picture's frame does not count as an end."""
+    return _morphed(bits, diameter, cv2.MORPH_OPEN, cv2.BORDER_REPLICATE)
+
+
+def closed(bits: Bits, diameter: float) -> Bits:
+    """`bits` with all gaps into which no disc of `diameter` pixels fits; a picture's frame closes nothing."""
+    return _morphed(bits, diameter, cv2.MORPH_CLOSE, cv2.BORDER_CONSTANT)
+
+
+def dilated(bits: Bits, diameter: float) -> Bits:
+    """All pixels that a disc of `diameter` pixels on some pixel of `bits` covers."""
+    return np.asarray(cv2.dilate(bits.astype(np.uint8), _disc(_odd(diameter))) > 0, np.bool_)
+
+
+def _morphed(bits: Bits, diameter: float, operation: int, border: int) -> Bits:
     margin = size = _odd(diameter)
-    framed = cv2.copyMakeBorder(bits.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
-    opened = cv2.morphologyEx(framed, cv2.MORPH_OPEN, _disc(size))
-    result: Bits = opened[margin:-margin, margin:-margin] > 0
+    framed = cv2.copyMakeBorder(bits.astype(np.uint8), margin, margin, margin, margin, border)
+    morphed = cv2.morphologyEx(framed, operation, _disc(size))
+    result: Bits = morphed[margin:-margin, margin:-margin] > 0
     return result
 
 

@@ -1,7 +1,7 @@
 """The tissue mask of a slide.
 
-Promises: stained tissue, also pale, without glass, ink, coverslip edges, black borders and dirt; deterministic;
-everything that was used to make it is kept with it.
+Promises: stained tissue, also pale tissue, fat and immunohistochemistry, without glass, ink, coverslip edges, black
+borders and dirt; deterministic; everything that was used to make it is kept with it.
 Refuses: fluorescence, where dark is background; the caller has to ask `SlideFacts.stain` first.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from microtome.slides.opening import cached_slide
 from microtome.slides.thumbnail import thumbnail
-from microtome.tissue.ink import ink, opened
+from microtome.tissue.ink import closed, dilated, ink, opened
 
 Bits = npt.NDArray[np.bool_]
 
@@ -26,17 +26,42 @@ MIN_SIDE = 512
 MAX_SIDE = 4096
 
 
+# Raise it when the mask of the same slide would come out differently.
+ALGORITHM = 2
+# µm per level-0 pixel where nobody knows: a 20x objective.
+ASSUMED_MPP = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class TissueParameters:
-    """What a mask was made with; stain strengths are optical densities, areas µm²."""
+    """What a mask was made with. Strengths and contrasts are optical densities; lengths µm, areas µm².
 
-    lowest_threshold: float = 0.028
-    highest_threshold: float = 0.10
+    Strength is how much more one colour is absorbed than another; contrast how much darker a pixel is than around it.
+    """
+
+    #: Pixels of at least this strength may be tissue: so many times what glass has by chance, within limits.
+    faint_to_noise: float = 4.0
+    lowest_faint: float = 0.009
+    highest_faint: float = 0.020
+    #: Lines of at least this contrast and this strength may be tissue.
+    lowest_contrast: float = 0.025
+    lowest_contrast_strength: float = 0.007
+    #: What may be tissue is, where it hangs together with what is certain: half of Otsu's threshold, within limits.
+    lowest_certain: float = 0.035
+    highest_certain: float = 0.10
+    smallest_certain_um2: float = 800.0
+    #: Grey is tissue where it is dark and wide.
     grey_threshold: float = 0.12
     narrowest_grey_um: float = 100.0
-    smoothing_um: float = 8.0
+    smoothing_um: float = 4.0
+    #: Parts nearer than this hang together.
+    widest_gap_um: float = 64.0
+    smallest_part_um2: float = 300.0
     smallest_tissue_um2: float = 2_500.0
-    largest_hole_um2: float = 20_000.0
+    #: Smaller holes are filled; of larger ones, up to the largest lumen, what is as narrow as cells of fat.
+    largest_hole_um2: float = 30_000.0
+    largest_lumen_um2: float = 2_000_000.0
+    widest_fat_um: float = 140.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +95,14 @@ def find_tissue(path: Path, mpp: float | None, parameters: TissueParameters | No
     parameters = parameters or TissueParameters()
     width, height = cached_slide(path).dimensions
     longest = max(width, height)
-    side = longest * mpp / TARGET_UM if mpp is not None else longest / 16
+    side = longest * (mpp or ASSUMED_MPP) / TARGET_UM
     picture = thumbnail(path, min(longest, MAX_SIDE, max(MIN_SIDE, math.ceil(side))))
     downsample = longest / max(picture.shape[:2])
-    mask_mpp = None if mpp is None else mpp * downsample
-    bits, threshold = tissue_mask(picture, mask_mpp, parameters)
+    bits, threshold = tissue_mask(picture, (mpp or ASSUMED_MPP) * downsample, parameters)
     notes = [] if bits.any() else ["No tissue was found."]
     if mpp is None:
-        notes.append(f"The pixel size is unknown; the tissue mask assumes {TARGET_UM:g} µm per pixel of its own.")
+        notes.append(f"The pixel size is unknown; tissue was looked for as if it were {ASSUMED_MPP:g} µm.")
+    mask_mpp = None if mpp is None else mpp * downsample
     return TissueMask(bits, width, height, (downsample, downsample), mask_mpp, threshold, parameters, tuple(notes))
 
 
@@ -87,35 +112,71 @@ def tissue_mask(
     """Mask `[h, w]` bool of a thumbnail `[h, w, 3]` uint8 at `mpp` µm per pixel, and the threshold that was used."""
     parameters = parameters or TissueParameters()
     mpp = mpp if mpp is not None else TARGET_UM
-    marks = ink(rgb, mpp)
-    absorbed = _absorbed(rgb, marks, parameters.smoothing_um / mpp)
+    absorbed = _absorbed(rgb, parameters.smoothing_um / mpp)
+    marks = ink(absorbed, mpp)
     # How much more one channel is absorbed than another: zero for glass, grey dirt and shadows.
     strength: npt.NDArray[np.float32] = absorbed.max(axis=2) - absorbed.min(axis=2)
     threshold = _threshold(strength[~marks], parameters)
     # Brown and blue stains side by side average to grey; lines and dust that are grey are narrow.
-    grey = opened(absorbed.mean(axis=2) > parameters.grey_threshold, parameters.narrowest_grey_um / mpp)
-    bits = ((strength > threshold) | grey) & ~marks
-    bits = _without_small(bits, parameters.smallest_tissue_um2 / mpp**2)
-    return bits | _small_holes(bits, marks, parameters.largest_hole_um2 / mpp**2), threshold
+    grey = _wide_grey(absorbed, mpp, parameters) & ~marks
+    # What is pale is tissue where it hangs together with what is not: the membranes of fat, the edge of a section.
+    pale = (strength > _faintest(absorbed, strength, parameters)) | _thin(absorbed, strength, parameters)
+    bits = _without_small((pale & ~marks) | grey, parameters.smallest_part_um2 / mpp**2)
+    bits = closed(bits, parameters.widest_gap_um / mpp) & ~marks
+    # What is pale is tissue where it hangs together with what is not: the membranes of fat, the edge of a section.
+    bits = _connected(bits, (strength > threshold) | grey, parameters.smallest_certain_um2 / mpp**2)
+    bits |= _holes(bits, marks, mpp, parameters)
+    return _without_small(bits, parameters.smallest_tissue_um2 / mpp**2), threshold
 
 
-def _absorbed(rgb: npt.NDArray[np.uint8], marks: Bits, sigma: float) -> npt.NDArray[np.float32]:
+def _faintest(
+    absorbed: npt.NDArray[np.float32], strength: npt.NDArray[np.float32], parameters: TissueParameters
+) -> float:
+    """The least strength that is no chance: some times what empty glass has of it by noise and compression."""
+    glass = strength[absorbed.max(axis=2) < 0.03]
+    if glass.size < 0.01 * strength.size:
+        return parameters.highest_faint
+    noise = float(np.median(glass))
+    return min(max(parameters.faint_to_noise * noise, parameters.lowest_faint), parameters.highest_faint)
+
+
+def _absorbed(rgb: npt.NDArray[np.uint8], sigma: float) -> npt.NDArray[np.float32]:
     """Optical density per channel against empty glass, `[h, w, 3]`."""
-    values = np.maximum(np.arange(256, dtype=np.float64), 1)[:, None] / _glass(rgb, marks)
+    values = np.maximum(np.arange(256, dtype=np.float64), 1)[:, None] / _glass(rgb)
     # By table, and in single precision: at 4096 pixels a side every copy counts.
-    density = cv2.LUT(rgb, -np.log10(values).astype(np.float32)[None])
+    density = cv2.LUT(rgb, np.maximum(-np.log10(values), 0).astype(np.float32)[None])
     # Colours are averaged before they are compared, or the sensor's noise on glass counts as colour.
     return np.asarray(cv2.GaussianBlur(density, (0, 0), min(max(sigma, 0.7), 8.0)), np.float32)
 
 
-def _glass(rgb: npt.NDArray[np.uint8], marks: Bits) -> npt.NDArray[np.float64]:
-    """The colour of empty glass: that of the brightest of the colourless pixels, or nearly white without any.
+def _thin(absorbed: npt.NDArray[np.float32], strength: npt.NDArray[np.float32], parameters: TissueParameters) -> Bits:
+    """Lines that stand out from what is around them and have some colour, as membranes of fat cells do."""
+    darkest = absorbed.max(axis=2)
+    around = cv2.erode(darkest, np.ones((9, 9), np.uint8))
+    contrast = darkest - cv2.blur(around, (13, 13))
+    coloured = strength > np.maximum(parameters.lowest_contrast_strength, 0.25 * contrast)
+    return np.asarray((contrast > parameters.lowest_contrast) & coloured, np.bool_)
 
-    Not their middle: on a slide full of pale tissue most of them are tissue.
+
+def _wide_grey(absorbed: npt.NDArray[np.float32], mpp: float, parameters: TissueParameters) -> Bits:
+    mean = cv2.GaussianBlur(absorbed.mean(axis=2), (0, 0), max(0.7, parameters.narrowest_grey_um / 6 / mpp))
+    return opened(mean > parameters.grey_threshold, parameters.narrowest_grey_um / mpp)
+
+
+def _glass(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The colour of empty glass: that of the brightest of the nearly colourless pixels, or nearly white without any.
+
+    Not their middle: on a slide full of pale tissue most of them are tissue. Lamps tint glass yellow or blue, but never
+    pink, as tissue is; what is purely white was not scanned.
     """
-    low, high = rgb.min(axis=2), rgb.max(axis=2)
-    empty = (low > 200) & (high - low < 16) & ~marks
-    if empty.sum() < 0.01 * empty.size:
+    red, green, blue = (np.ascontiguousarray(rgb[..., channel]) for channel in range(3))
+    low, high = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    spread = high - low
+    empty = (low > 180) & ((spread < 16) | ((green >= np.minimum(red, blue)) & (spread < 40)))
+    scanned = empty & (low < 255)
+    if scanned.sum() >= 0.01 * empty.size:
+        empty = scanned
+    elif empty.sum() < 0.01 * empty.size:
         return np.full(3, 243.0)
     return np.asarray(np.percentile(rgb[empty], 90, axis=0), np.float64)
 
@@ -125,7 +186,7 @@ def _threshold(strength: npt.NDArray[np.float32], parameters: TissueParameters) 
 
     On a slide of one kind of pixel Otsu splits noise, or tissue, in two.
     """
-    low, high = parameters.lowest_threshold, parameters.highest_threshold
+    low, high = parameters.lowest_certain, parameters.highest_certain
     if strength.size == 0:
         return high
     scaled = np.clip(strength * 500, 0, 255).astype(np.uint8)
@@ -133,14 +194,34 @@ def _threshold(strength: npt.NDArray[np.float32], parameters: TissueParameters) 
     return float(min(max(otsu / 500 / 2, low), high))
 
 
-def _small_holes(bits: Bits, marks: Bits, largest: float) -> Bits:
-    """Gaps in the tissue of at most `largest` pixels; those beside ink are remains of its rim, not gaps."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((~bits & ~marks).astype(np.uint8), connectivity=4)
-    fill = stats[:, cv2.CC_STAT_AREA] <= largest
-    fill[np.unique(labels[cv2.dilate(marks.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0])] = False
-    fill[0] = False
-    assert count == fill.size
+def _connected(bits: Bits, certain: Bits, least: float) -> Bits:
+    """The 8-connected components of `bits` that hold at least so many certain pixels."""
+    _, labels = cv2.connectedComponents(bits.astype(np.uint8), connectivity=8)
+    counts = np.bincount(labels[bits & certain], minlength=int(labels.max()) + 1)
+    result: Bits = (counts >= max(least, 1))[labels]
+    return result & bits
+
+
+def _holes(bits: Bits, marks: Bits, mpp: float, parameters: TissueParameters) -> Bits:
+    """Gaps in the tissue that belong to it: small ones, and of larger ones what is as narrow as cells of fat.
+
+    Those that ink encloses more than tissue does are remains of its rim, not gaps.
+    """
+    empty = ~bits & ~marks
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(empty.astype(np.uint8), connectivity=4)
+    fill = stats[:, cv2.CC_STAT_AREA] <= parameters.largest_hole_um2 / mpp**2
+    enclosed = stats[:, cv2.CC_STAT_AREA] <= parameters.largest_lumen_um2 / mpp**2
+    at_ink, at_tissue = (np.bincount(labels[empty & dilated(edge, 3)], minlength=fill.size) for edge in (marks, bits))
+    beside = 2 * at_ink > at_tissue
+    frame = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    # Nobody knows how large those are that the picture's frame cuts.
+    fill[frame] &= stats[frame, cv2.CC_STAT_AREA] <= parameters.largest_hole_um2 / 4 / mpp**2
+    fill[beside], enclosed[beside], enclosed[frame] = False, False, False
+    fill[0], enclosed[0] = False, False
     result: Bits = fill[labels]
+    if (enclosed & ~fill).any():
+        wide = opened(empty, parameters.widest_fat_um / mpp)
+        result |= enclosed[labels] & ~wide
     return result
 
 
