@@ -1,8 +1,9 @@
-"""Running the network.
+"""What an engine is, and the one that is always there.
 
 Promises: uint8 pixels in, float32 logits out, and on one engine the same bits for a tile whatever else is in its
-batch. An engine says what it runs on; when a GPU was there for the asking and could not be used, `note` says so.
-Refuses: pixels whose shape the network would change by rounding, and to fall back in silence.
+batch. An engine says what it runs on and what its user must know about the choice. The others, and the choice among
+them, are in `microtome.segmentation.engines`.
+Refuses: pixels whose shape the network would change by rounding.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.errors import ConfigurationError, InvalidRequest, MicrotomeError, Unavailable
+from microtome.errors import ConfigurationError, InvalidRequest, MicrotomeError
 from microtome.segmentation.grid import STRIDE
 from microtome.segmentation.model import Model
 
-Device = Literal["auto", "cpu", "cuda"]
 # Measured on two cores: a batch of 1, 2 or 4 tiles takes the same time a tile, and 0.75 GB of memory for each tile.
-CPU_BATCH, CUDA_BATCH = 1, 4
+CPU_BATCH = 1
 
 
 class EngineFailed(MicrotomeError):
@@ -27,6 +27,12 @@ class EngineFailed(MicrotomeError):
 
     code = "engine-failed"
     transient = True
+
+
+class EngineUnavailable(ConfigurationError):
+    """The engine that was asked for cannot be run on this machine."""
+
+    code = "engine-unavailable"
 
 
 class Engine(Protocol):
@@ -53,64 +59,57 @@ class Engine(Protocol):
 
 
 class OnnxRuntimeEngine:
-    """The model's network in ONNX Runtime, fp32."""
+    """The model's network in ONNX Runtime on a CPU, fp32: what every other engine is measured against."""
 
-    def __init__(self, model: Model, device: Device = "auto", threads: int = 0) -> None:
-        """`threads`: cores for one call, 0 for all that this process may use.
-
-        Raises `Unavailable` if `device` is "cuda" and CUDA cannot be used.
-        """
+    def __init__(self, model: Model, device: Literal["cpu"] = "cpu", threads: int = 0) -> None:
+        """`threads`: cores for one call, 0 for all that this process may use."""
         import onnxruntime
 
-        if device not in {"auto", "cpu", "cuda"} or threads < 0:
+        if device != "cpu" or threads < 0:
             raise ConfigurationError(f"There is no engine for device '{device}' with {threads} threads.")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or _cores()
+        options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         # Waiting threads would take the cores that the head needs beside the network.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        offered = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-        wanted = ["CPUExecutionProvider"]
-        if device != "cpu" and offered:
-            wanted.insert(0, "CUDAExecutionProvider")
-        self._session: Any = onnxruntime.InferenceSession(str(model.network), options, providers=wanted)
-        on_cuda = self._session.get_providers()[0] == "CUDAExecutionProvider"
-        if device == "cuda" and not on_cuda:
-            raise Unavailable("CUDA was asked for and ONNX Runtime cannot use it here.")
-        self.name = "onnxruntime-cuda-fp32" if on_cuda else "onnxruntime-cpu-fp32"
-        self.note = (
-            "ONNX Runtime was built for CUDA and could not use it; the network runs on the CPU."
-            if device == "auto" and offered and not on_cuda
-            else None
+        self._session: Any = onnxruntime.InferenceSession(
+            str(model.network), options, providers=["CPUExecutionProvider"]
         )
-        self.batch_size = CUDA_BATCH if on_cuda else CPU_BATCH
+        self.name = "onnxruntime-cpu-fp32"
+        self.note: str | None = None
+        self.batch_size = CPU_BATCH
 
     def infer(
         self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """See `Engine.infer`."""
-        count = pixels.shape[0] if pixels.ndim else 0
-        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or count == 0:
-            raise InvalidRequest(f"Pixels must be uint8 [b, h, w, 3], not {pixels.dtype} {pixels.shape}.")
-        if pixels.shape[1] % STRIDE or pixels.shape[2] % STRIDE:
-            raise InvalidRequest(f"Height and width must be multiples of {STRIDE}, not {pixels.shape[1:3]}.")
-        if low.shape != (count, 3) or scale.shape != (count, 3):
-            raise InvalidRequest(f"low and scale must be [{count}, 3], not {low.shape} and {scale.shape}.")
-        feed = {
-            "pixels": np.ascontiguousarray(pixels),
-            "low": np.ascontiguousarray(low, np.float32),
-            "scale": np.ascontiguousarray(scale, np.float32),
-        }
+        feed = checked(pixels, low, scale)
         try:
             logits: NDArray[np.float32] = self._session.run(["logits"], feed)[0]
         except Exception as error:  # ONNX Runtime's own errors share no other base
-            raise EngineFailed(f"The network failed on {count} tiles: {type(error).__name__}: {error}") from error
+            raise EngineFailed(f"The network failed on {len(pixels)} tiles: {type(error).__name__}: {error}") from error
         return logits
 
 
-def _cores() -> int:
-    """How many cores this process may use; all of the machine's where the system does not say (macOS)."""
+def checked(pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Give what a network is fed, by name. Raises `InvalidRequest` for what is not `Engine.infer`'s to take."""
+    count = pixels.shape[0] if pixels.ndim else 0
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or count == 0:
+        raise InvalidRequest(f"Pixels must be uint8 [b, h, w, 3], not {pixels.dtype} {pixels.shape}.")
+    if pixels.shape[1] % STRIDE or pixels.shape[2] % STRIDE:
+        raise InvalidRequest(f"Height and width must be multiples of {STRIDE}, not {pixels.shape[1:3]}.")
+    if low.shape != (count, 3) or scale.shape != (count, 3):
+        raise InvalidRequest(f"low and scale must be [{count}, 3], not {low.shape} and {scale.shape}.")
+    return {
+        "pixels": np.ascontiguousarray(pixels),
+        "low": np.ascontiguousarray(low, np.float32),
+        "scale": np.ascontiguousarray(scale, np.float32),
+    }
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use; all of the machine's where the system does not say (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

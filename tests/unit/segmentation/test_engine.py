@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from microtome.errors import ConfigurationError, InvalidRequest, Unavailable
+from microtome.errors import ConfigurationError, InvalidRequest
 from microtome.segmentation.embed import embed
-from microtome.segmentation.engine import EngineFailed, OnnxRuntimeEngine, _cores
+from microtome.segmentation.engine import EngineFailed, OnnxRuntimeEngine, usable_cores
 from microtome.segmentation.model import Model
 
 SHARED = Path(__file__).parents[4] / "shared" / "models"
@@ -87,15 +87,6 @@ def test_it_says_what_it_runs_on(model: Model, engine: OnnxRuntimeEngine) -> Non
         OnnxRuntimeEngine(model, device="abacus")  # type: ignore[arg-type]
 
 
-def test_cuda_asked_for_and_absent_is_an_error(model: Model) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this machine's ONNX Runtime offers CUDA")
-    with pytest.raises(Unavailable):
-        OnnxRuntimeEngine(model, device="cuda")
-
-
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the trained network is not at ../shared/models")
 def test_the_shipped_model_can_be_made_again(model: Model, tmp_path: Path) -> None:
     import onnxruntime
@@ -132,6 +123,6 @@ def test_a_run_that_fails_may_be_tried_again(model: Model, tmp_path: Path) -> No
     assert failed.value.transient
 
 
-def test_all_cores_are_counted_where_a_process_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allusable_cores_are_counted_where_a_process_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert _cores() == os.cpu_count()
+    assert usable_cores() == os.cpu_count()
