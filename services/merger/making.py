@@ -7,7 +7,7 @@ Refuses: to publish anything; see `microtome.artifacts.store`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from pathlib import Path
 from microtome.artifacts import making
 from microtome.artifacts.making import Progress, Segmentation, SourceSlide, along_curve
 from microtome.artifacts.summary import Summary
-from microtome.contracts.messages import JobResult, JobType, MergeWork, SlideRegistered, StageSeconds
+from microtome.contracts.messages import JobResult, JobType, MergeWork, SlideRegistered, StageSeconds, Staining
 from microtome.segmentation.cells import TileCells
-from microtome.segmentation.grid import Grid
+from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.stains import HDAB, HE
 from microtome.tilestore import ResultGone, ResultStore
-from microtome.tissue.mask import TissueMask
 from microtome.tissue.region import Region
 from microtome.tissue.tiles import tiles_with_tissue
 
@@ -55,8 +55,11 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
     )
     if order.job_type == JobType.TISSUE_MASK:
         return _result(making.write_tissue(of, folder))
-    how = _segmentation(work)
-    tiles = _tiles(order, mask, how.grid)
+    grid = Grid(work.grid_width, work.grid_height, work.tile_size, work.halo)
+    # By the mask of the whole slide, as the tiler chose them: the edge of a region is no edge of the tissue.
+    wanted = along_curve(tiles_with_tissue(grid, mask, work.scale, order.region))
+    how = _segmentation(work, grid, wanted)
+    tiles = _tiles(order, wanted)
     return _result(making.write_segmentation(tiles, of, how, folder, progress))
 
 
@@ -73,12 +76,12 @@ def _slide(order: Order) -> SourceSlide:
     )
 
 
-def _segmentation(work: MergeWork) -> Segmentation:
+def _segmentation(work: MergeWork, grid: Grid, wanted: Sequence[Tile]) -> Segmentation:
     assert work.normalisation is not None, "the tiler always sends one"
     red, green, blue = work.normalisation.low
     to_red, to_green, to_blue = work.normalisation.high
     return Segmentation(
-        grid=Grid(work.grid_width, work.grid_height, work.tile_size, work.halo),
+        grid=grid,
         scale=work.scale,
         content_key=work.content_key,
         tiles_total=work.tiles_total,
@@ -88,12 +91,12 @@ def _segmentation(work: MergeWork) -> Segmentation:
         model_digest=work.model_digest,
         engine=work.engine,
         normalisation=Normalisation((red, green, blue), (to_red, to_green, to_blue)),
+        stain=HDAB if work.staining is Staining.HDAB else HE,
+        planned=frozenset((tile.row, tile.column) for tile in wanted),
     )
 
 
-def _tiles(order: Order, mask: TissueMask, grid: Grid) -> Iterator[TileCells]:
-    # By the mask of the whole slide, as the tiler chose them: the edge of a region is no edge of the tissue.
-    wanted = along_curve(tiles_with_tissue(grid, mask, order.work.scale, order.region))
+def _tiles(order: Order, wanted: Sequence[Tile]) -> Iterator[TileCells]:
     key = order.work.content_key
     for at, tile in enumerate(wanted):
         try:

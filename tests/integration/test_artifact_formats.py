@@ -7,10 +7,13 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import tifffile
 from PIL import Image
 
 from microtome.artifacts.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS
@@ -34,6 +37,9 @@ from services.merger.making import Order, make_artifacts
 
 # Not half of the model's pixel size: level-0 coordinates are no whole multiples of the model's.
 MPP = 0.37
+CELL_FILES = {
+    "cells.parquet", "cells.geojson", "cells.csv", "cells.fgb", "density.png", "density.tif", "combined.jpg",
+}  # fmt: skip
 KEY, TISSUE = "ab" * 32, "cd" * 32
 FILES = {"tissue_mask.png", "thumbnail.jpg", "overlay.jpg", "summary.json"}
 
@@ -102,13 +108,19 @@ def folder(tmp_path: Path) -> Path:
 def test_every_cell_is_in_every_file_once(segmented: Segmented, folder: Path) -> None:
     told: list[tuple[int, int]] = []
     result = make_artifacts(segmented.order, folder, lambda tiles, cells: told.append((tiles, cells)))
-    assert {path.name for path in folder.iterdir()} == FILES | {"cells.parquet", "cells.geojson"}
+    assert {path.name for path in folder.iterdir()} == FILES | CELL_FILES
     table = pq.read_table(folder / "cells.parquet")
     seeds = list(zip(table["seed_x"].to_pylist(), table["seed_y"].to_pylist(), strict=True))
     assert len(seeds) == result.cells == len(set(table["id"].to_pylist())) > 100
     assert set(seeds) == segmented.seeds
     features = json.loads((folder / "cells.geojson").read_text())["features"]
     assert [feature["id"] for feature in features] == table["id"].to_pylist()
+    assert geopandas.read_file(folder / "cells.fgb")["id"].tolist() == table["id"].to_pylist()
+    assert pd.read_csv(folder / "cells.csv")["id"].tolist() == table["id"].to_pylist()
+    density = tifffile.imread(folder / "density.tif")
+    step = 100 / MPP
+    down, across = (np.diff([*np.arange(0, size, step), size]) for size in (900, 2600))
+    assert (density * np.outer(down, across) * MPP**2 / 1e6).sum() == pytest.approx(result.cells, rel=1e-4)
     assert told[-1] == (result.tiles_processed, result.cells)
     assert [tiles for tiles, _ in told] == list(range(1, result.tiles_processed + 1))
 
@@ -133,13 +145,22 @@ def test_outlines_lie_on_the_nuclei_of_the_slide(segmented: Segmented, folder: P
 def test_pictures_and_summary(segmented: Segmented, folder: Path) -> None:
     result = make_artifacts(segmented.order, folder, lambda _tiles, _cells: None)
     sizes = {}
-    for name, form in (("tissue_mask.png", "PNG"), ("thumbnail.jpg", "JPEG"), ("overlay.jpg", "JPEG")):
+    for name, form in (
+        ("tissue_mask.png", "PNG"),
+        ("thumbnail.jpg", "JPEG"),
+        ("overlay.jpg", "JPEG"),
+        ("combined.jpg", "JPEG"),
+    ):
         with Image.open(folder / name) as opened:
             opened.load()
             assert opened.format == form
             sizes[name] = opened.size
     assert max(sizes["thumbnail.jpg"]) == THUMBNAIL_PIXELS
     assert max(sizes["overlay.jpg"]) == PREVIEW_PIXELS
+    # Three panels, one below the other, as the slide is wide.
+    width, height = sizes.pop("combined.jpg")
+    assert 1024 <= width < 1040
+    assert height > 3 * 1024 * 900 / 2600
     for width, height in sizes.values():
         assert width / height == pytest.approx(2600 / 900, rel=0.02)
     summary = json.loads((folder / "summary.json").read_text())
@@ -147,8 +168,16 @@ def test_pictures_and_summary(segmented: Segmented, folder: Path) -> None:
     assert summary["cells"] == result.cells
     assert summary["cells_per_mm2"] == pytest.approx(result.cells / summary["tissue_mm2"], rel=1e-3)
     assert summary["tiles_processed"] + summary["tiles_skipped"] == summary["tiles_total"]
-    assert set(summary["stage_seconds"]) == {"plan", "decode", "network", "head", "contours", "merge"}
-    assert all(seconds >= 0 for seconds in summary["stage_seconds"].values())
+    seconds = summary["stage_seconds"]
+    assert set(seconds) == {"plan", "decode", "network", "idle", "head", "contours", "measure", "merge"}
+    idle = seconds["idle"] / (seconds["idle"] + seconds["network"])
+    assert summary["engine_idle_fraction"] == pytest.approx(idle, abs=1e-3)
+    assert summary["stain"] == "he"
+    assert summary["regrown"] >= 0
+    # One shape for all tiles, no halo where the slide ends: whatever the seams, no cell shows them.
+    assert summary["seams"]["seam_px"] > 0
+    assert summary["seams"]["duplicates"] == 0
+    assert all(value >= 0 for value in seconds.values())
     assert any("assumption" in note for note in summary["notes"])
     assert summary["scale"] == segmented.order.work.scale != 1
     assert (summary["width"], summary["height"]) == (2600, 900)

@@ -1,30 +1,54 @@
 """cells.geojson: what QuPath opens.
 
 Promises: a valid FeatureCollection with one detection for each cell, UUID ids, level-0 pixels and
-measurements, written as a stream. Refuses: to hold more than one tile's cells.
+measurements under the names that QuPath shows, written as a stream. Refuses: to hold more than one tile's cells.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import numba as nb
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from microtome.artifacts.outlines import Outlines, closed_rings
+from microtome.artifacts.outlines import Outlines
+from microtome.artifacts.text import NUMBER, as_bytes, joined, put_bytes, put_number
+from microtome.segmentation.measuring import measurements_of
+from microtome.segmentation.stains import HE, Stain
+
+PROBABILITY = "Detection probability"
+# Hundredths of a pixel, thousandths of a µm, ten-thousandths of what has no unit.
+_PIXEL_DECIMALS = 2
+_DECIMALS = {"µm": 3, "µm^2": 3}
+_OTHER_DECIMALS = 4
+
+_HEAD = as_bytes('{"type":"Feature","id":"')
+_SHAPE = as_bytes('","geometry":{"type":"Polygon","coordinates":[[')
+_KIND = as_bytes(
+    ']]},"properties":{"objectType":"detection","classification":{"name":"Nucleus","color":[38,115,255]},'
+    '"measurements":{'
+)
+_TAIL = as_bytes("}}}")
+
+
+def decimals_of(unit: str) -> int:
+    """How many decimals a measurement in `unit` is written with."""
+    return _DECIMALS.get(unit, _OTHER_DECIMALS)
 
 
 class CellsGeoJson:
     """Writes outlines as they come; a context manager. The file is valid when it closes."""
 
-    def __init__(self, path: Path, mpp: float | None) -> None:
-        """`mpp`: µm per level-0 pixel; without it areas are measured in pixels²."""
+    def __init__(self, path: Path, stain: Stain = HE) -> None:
+        """`stain`: what the measurements are named after."""
         self._file = path.open("wb")
-        self._mpp = mpp
-        self._area_name = "Area px^2" if mpp is None else "Area µm^2"
+        measurements = measurements_of(stain)
+        names = [*(each.name for each in measurements), PROBABILITY]
+        self._keys = joined([json.dumps(name, ensure_ascii=False) + ":" for name in names])
+        self._decimals = np.array([*(decimals_of(each.unit) for each in measurements), _OTHER_DECIMALS], np.int64)
         self._first = True
 
     def __enter__(self) -> CellsGeoJson:
@@ -42,36 +66,67 @@ class CellsGeoJson:
         """Add the cells of one tile."""
         if not len(cells):
             return
-        rings, starts = closed_rings(np.round(cells.points, 2), cells.offsets)
-        ends = starts[1:].tolist()
-        lines = [
-            orjson.dumps(self._feature(id_, rings[start:end], area, score), option=orjson.OPT_SERIALIZE_NUMPY)
-            for id_, start, end, area, score in zip(
-                cells.ids,
-                [0, *ends],
-                ends,
-                self._areas(cells.area),
-                np.round(cells.score.astype(np.float64), 4).tolist(),
-                strict=False,  # One start more than ends: where the next ring would begin.
-            )
-        ]
-        self._file.write(b"\n" if self._first else b",\n")
+        values = np.column_stack([cells.measured, cells.score])
+        keys, key_offsets = self._keys
+        fixed = len(cells) * (_HEAD.size + cells.id_text.shape[1] + _SHAPE.size + _KIND.size + _TAIL.size + 2)
+        closed = len(cells.points) + len(cells)
+        room = fixed + closed * (2 * NUMBER + 4) + len(cells) * (keys.size + values.shape[1] * (NUMBER + 1))
+        out = np.empty(room, np.uint8)
+        end = _features(
+            out, cells.id_text, cells.points, cells.offsets, values, self._decimals, keys, key_offsets,
+            _HEAD, _SHAPE, _KIND, _TAIL,
+        )  # fmt: skip
+        # Each feature begins with a comma and a new line.
+        self._file.write(out[1:end].data if self._first else out[:end].data)
         self._first = False
-        self._file.write(b",\n".join(lines))
 
-    def _areas(self, area: NDArray[np.float64]) -> list[float]:
-        rounded = np.round(area, 2) if self._mpp is None else np.round(area * (self._mpp * self._mpp), 3)
-        areas: list[float] = rounded.tolist()
-        return areas
 
-    def _feature(self, id_: str, ring: NDArray[np.float64], area: float, score: float) -> dict[str, Any]:
-        return {
-            "type": "Feature",
-            "id": id_,
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {
-                "objectType": "detection",
-                "classification": {"name": "Nucleus", "color": [38, 115, 255]},
-                "measurements": {self._area_name: area, "Detection probability": score},
-            },
-        }
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _features(
+    out: NDArray[np.uint8],
+    ids: NDArray[np.uint8],
+    points: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    values: NDArray[np.float32],
+    decimals: NDArray[np.int64],
+    keys: NDArray[np.uint8],
+    key_offsets: NDArray[np.int64],
+    head: NDArray[np.uint8],
+    shape: NDArray[np.uint8],
+    kind: NDArray[np.uint8],
+    tail: NDArray[np.uint8],
+) -> int:
+    """Write all features; return where they end."""
+    at = 0
+    for index in range(ids.shape[0]):
+        out[at], out[at + 1] = 44, 10
+        at = put_bytes(out, at + 2, head)
+        at = put_bytes(out, at, ids[index])
+        at = put_bytes(out, at, shape)
+        first, last = offsets[index], offsets[index + 1]
+        for step in range(last - first + 1):
+            point = first if step == last - first else first + step
+            if step > 0:
+                out[at] = 44
+                at += 1
+            out[at] = 91
+            at = put_number(out, at + 1, points[point, 0], _PIXEL_DECIMALS)
+            out[at] = 44
+            at = put_number(out, at + 1, points[point, 1], _PIXEL_DECIMALS)
+            out[at] = 93
+            at += 1
+        at = put_bytes(out, at, kind)
+        measured = False
+        for column in range(decimals.size):
+            value = values[index, column]
+            # JSON has no word for what could not be measured.
+            if not np.isfinite(value):
+                continue
+            if measured:
+                out[at] = 44
+                at += 1
+            measured = True
+            at = put_bytes(out, at, keys[key_offsets[column] : key_offsets[column + 1]])
+            at = put_number(out, at, value, decimals[column])
+        at = put_bytes(out, at, tail)
+    return at

@@ -1,7 +1,7 @@
 """cells.parquet: the canonical result, GeoParquet 1.1.
 
 Promises: polygons as WKB in level-0 pixels (`crs` is null: these are image coordinates, y down),
-a `bbox` column that readers can filter row groups by, row groups in the order in which cells
+a `bbox` column that readers can filter row groups by, every measurement, row groups in the order in which cells
 arrive. Refuses: to hold more than one row group in memory.
 """
 
@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from microtome.artifacts.outlines import Outlines, closed_rings
+from microtome.artifacts.outlines import ID_LENGTH, Outlines
+from microtome.artifacts.wkb import polygons_wkb
+from microtome.segmentation.measuring import measurements_of
+from microtome.segmentation.stains import HE, Stain
 
 ROW_GROUP_CELLS = 16_384
 
-_WKB_HEADER = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", "<u4")])
 _BBOX = pa.struct([(name, pa.float32()) for name in ("xmin", "ymin", "xmax", "ymax")])
 _FIELDS = [
     ("id", pa.string()),
@@ -29,8 +31,9 @@ _FIELDS = [
     ("bbox", _BBOX),
     ("seed_x", pa.int32()),
     ("seed_y", pa.int32()),
+    ("centroid_x", pa.float64()),
+    ("centroid_y", pa.float64()),
     ("area_px", pa.float64()),
-    ("area_um2", pa.float64()),
     ("score", pa.float32()),
 ]
 
@@ -38,17 +41,19 @@ _FIELDS = [
 class CellsParquet:
     """Writes outlines as they come; a context manager. The file is complete when it closes."""
 
-    def __init__(self, path: Path, mpp: float | None, properties: dict[str, Any]) -> None:
-        """`mpp`: µm per level-0 pixel (None: areas in µm² stay null); `properties`: said in the file's metadata."""
-        self._mpp = mpp
+    def __init__(self, path: Path, properties: dict[str, Any], stain: Stain = HE) -> None:
+        """`properties`: said in the file's metadata; `stain`: what the measurements' columns are named after."""
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
         self._bounds = [np.inf, np.inf, -np.inf, -np.inf]
-        self._schema = pa.schema(_FIELDS)
+        measured = [(each.column, pa.float32()) for each in measurements_of(stain)]
+        self._schema = pa.schema([*_FIELDS, *measured])
         self._properties = properties
         # Without Arrow's own copy of the schema: readers that find one look for `geo` in it, not in the file's footer,
-        # and what goes there is only known at the end.
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", store_schema=False)
+        # and what goes there is only known at the end. Without dictionaries: hardly a value occurs twice.
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=False, store_schema=False
+        )
 
     def __enter__(self) -> CellsParquet:
         return self
@@ -67,30 +72,29 @@ class CellsParquet:
         """Add the cells of one tile."""
         if not len(cells):
             return
-        lower, upper = cells.bounds()
         for axis in (0, 1):
-            self._bounds[axis] = min(self._bounds[axis], float(lower[:, axis].min()))
-            self._bounds[axis + 2] = max(self._bounds[axis + 2], float(upper[:, axis].max()))
-        self._waiting.append(self._batch(cells, lower, upper))
+            self._bounds[axis] = min(self._bounds[axis], float(cells.lower[:, axis].min()))
+            self._bounds[axis + 2] = max(self._bounds[axis + 2], float(cells.upper[:, axis].max()))
+        self._waiting.append(self._batch(cells))
         self._rows += len(cells)
         if self._rows >= ROW_GROUP_CELLS:
             self._flush()
 
-    def _batch(self, cells: Outlines, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> pa.RecordBatch:
-        low, high = _outwards(lower, -np.inf), _outwards(upper, np.inf)
+    def _batch(self, cells: Outlines) -> pa.RecordBatch:
+        low, high = _outwards(cells.lower, -np.inf), _outwards(cells.upper, np.inf)
         bbox = pa.StructArray.from_arrays([low[:, 0], low[:, 1], high[:, 0], high[:, 1]], fields=list(_BBOX))
-        area_um2 = (
-            pa.nulls(len(cells), pa.float64()) if self._mpp is None else pa.array(cells.area * self._mpp * self._mpp)
-        )
         columns = [
-            pa.array(cells.ids),
+            _strings(cells.id_text),
             polygons_wkb(cells.points, cells.offsets),
             bbox,
             pa.array(cells.seed_x),
             pa.array(cells.seed_y),
+            pa.array(cells.centroid[:, 0]),
+            pa.array(cells.centroid[:, 1]),
             pa.array(cells.area),
-            area_um2,
             pa.array(cells.score),
+            # What could not be measured is null.
+            *(pa.array(column, from_pandas=True) for column in cells.measured.T),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
@@ -112,27 +116,12 @@ class CellsParquet:
         return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def polygons_wkb(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> pa.BinaryArray:
-    """Return polygons of one ring each as little-endian WKB, a binary array [n].
-
-    Ring i is `points[offsets[i]:offsets[i + 1]]`, x and y, at least one point, open; it is closed here. All at once,
-    since a slide has millions of cells: the coordinates are copied between headers that are laid out first.
-    """
-    count = len(offsets) - 1
-    closed, starts = closed_rings(points, offsets)
-    lengths = np.diff(starts)
-    headers = np.zeros(count, _WKB_HEADER)
-    headers["order"], headers["type"], headers["rings"], headers["points"] = 1, 3, 1, lengths
-    ends = np.concatenate(([0], np.cumsum(_WKB_HEADER.itemsize + 16 * lengths)))
-    data = np.empty(ends[-1], np.uint8)
-    of_points = np.ones(ends[-1], np.bool_)
-    at_headers = ends[:-1, None] + np.arange(_WKB_HEADER.itemsize)
-    of_points[at_headers] = False
-    data[at_headers] = headers.view(np.uint8).reshape(count, _WKB_HEADER.itemsize)
-    data[of_points] = closed.astype("<f8", copy=False).view(np.uint8).ravel()
-    # 32-bit offsets: a tile's cells are some megabytes, never two gigabytes.
-    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.binary(), count, buffers)
+def _strings(text: NDArray[np.uint8]) -> pa.StringArray:
+    """Texts of one length, uint8 [n, ID_LENGTH], as strings."""
+    ends = np.arange(len(text) + 1, dtype=np.int32) * np.int32(ID_LENGTH)
+    return pa.Array.from_buffers(
+        pa.string(), len(text), [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text))]
+    )
 
 
 def _outwards(corners: NDArray[np.float64], direction: float) -> NDArray[np.float32]:

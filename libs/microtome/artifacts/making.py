@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.artifacts.geojson import CellsGeoJson
-from microtome.artifacts.geoparquet import CellsParquet
+from microtome.artifacts.density import CellCounts, Density
+from microtome.artifacts.files import CellFiles
 from microtome.artifacts.hilbert import hilbert_index
 from microtome.artifacts.outlines import outlines
-from microtome.artifacts.preview import Preview, reduced, save_jpeg
+from microtome.artifacts.preview import Preview, reduced, save_jpeg, side_by_side
 from microtome.artifacts.summary import Summary
 from microtome.errors import UnreadableSlide
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.seams import Seams, SeamScore
+from microtome.segmentation.stains import HE, Stain
 from microtome.slides.thumbnail import cached_thumbnail
 from microtome.tissue.mask import TissueMask
 from microtome.tissue.region import Region
@@ -35,6 +36,7 @@ from microtome.tissue.store import encode_png
 
 THUMBNAIL_PIXELS = 512
 PREVIEW_PIXELS = 2048
+COMBINED_PIXELS = 1024
 
 # Told after each tile: tiles and cells so far. What it raises ends the making.
 Progress = Callable[[int, int], None]
@@ -84,6 +86,20 @@ class Segmentation:
     engine: str
     normalisation: Normalisation
     tiles_cached: int = 0
+    stain: Stain = HE
+    # Rows and columns of the tiles that will come, if known: what the seam score must not wait for.
+    planned: Collection[tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was learnt while cells were written."""
+
+    cells: int
+    regrown: int
+    seconds: Counter[str]
+    seams: Seams
+    density: Density
 
 
 def along_curve(tiles: Iterable[Tile]) -> list[Tile]:
@@ -113,8 +129,9 @@ def write_segmentation(
     """
     began = time.perf_counter()
     preview = _pictures(order, folder)
-    cells, seconds = _write_cells(tiles, order, segmentation, folder, preview, progress)
-    preview.save(folder / "overlay.jpg")
+    written = _write_cells(tiles, order, segmentation, folder, preview, progress)
+    _write_pictures(order, preview, written.density, folder)
+    cells, seconds = written.cells, written.seconds
     summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, cells))
     area, grid = summary.tissue_mm2, segmentation.grid
     summary = replace(
@@ -138,8 +155,18 @@ def write_segmentation(
             "high": list(segmentation.normalisation.high),
         },
         content_key=segmentation.content_key,
+        stain=segmentation.stain.key,
+        regrown=written.regrown,
+        seams=asdict(written.seams),
+        engine_idle_fraction=idle_fraction(seconds),
     )
     return _saved(summary, folder, began)
+
+
+def idle_fraction(seconds: Mapping[str, float]) -> float | None:
+    """The share of its time that the network stood still while there were tiles to do; None if it did nothing."""
+    busy, idle = seconds.get("network", 0.0), seconds.get("idle", 0.0)
+    return round(idle / (busy + idle), 4) if busy + idle > 0 else None
 
 
 def _saved(summary: Summary, folder: Path, began: float) -> Summary:
@@ -166,6 +193,17 @@ def _pictures(order: Order, folder: Path) -> Preview:
     return preview
 
 
+def _write_pictures(order: Order, preview: Preview, density: Density, folder: Path) -> None:
+    preview.save(folder / "overlay.jpg")
+    density.save_tiff(folder / "density.tif")
+    density.save_png(folder / "density.png")
+    picture = _picture(order.slide.path)
+    height, width = picture.shape[:2]
+    shown = density.with_legend(density.picture(width, height))
+    panels = (("slide", picture), ("tissue and cells", preview.picture), ("density", shown))
+    save_jpeg(side_by_side(panels, COMBINED_PIXELS), folder / "combined.jpg")
+
+
 def _picture(slide: Path) -> NDArray[np.uint8]:
     """The thumbnail to draw on, uint8 RGB [h, w, 3]. Raises `UnreadableSlide`."""
     try:
@@ -181,23 +219,25 @@ def _write_cells(
     folder: Path,
     preview: Preview,
     progress: Progress,
-) -> tuple[int, Counter[str]]:
-    region, scale, key, mpp = order.region, segmentation.scale, segmentation.content_key, order.slide.mpp
-    cells, tiles, seconds = 0, 0, Counter[str]()
+) -> _Written:
+    slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
+    cells, tiles, regrown, seconds = 0, 0, 0, Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": key, "model": segmentation.model}
-    with ExitStack() as files:
-        parquet = files.enter_context(CellsParquet(folder / "cells.parquet", mpp, properties))
-        geojson = files.enter_context(CellsGeoJson(folder / "cells.geojson", mpp))
+    counts = CellCounts(slide.width, slide.height, slide.mpp)
+    seams = SeamScore(segmentation.grid, segmentation.planned)
+    with CellFiles(folder, slide.mpp, segmentation.stain, properties) as files:
         for result in results:
+            # Seams are those of the tiles: a region's edge is none.
+            seams.add(result)
             tile = result if region is None else region.choose(result, scale)
-            on_slide = outlines(tile, scale, key)
-            parquet.append(on_slide)
-            geojson.append(on_slide)
+            on_slide = outlines(tile, scale, key, slide.mpp)
+            files.append(on_slide)
             preview.cells(on_slide)
-            cells, tiles = cells + len(tile), tiles + 1
-            seconds.update(tile.seconds)
+            counts.append(on_slide)
+            cells, tiles, regrown = cells + len(tile), tiles + 1, regrown + result.regrown
+            seconds.update(result.seconds)
             progress(tiles, cells)
-    return cells, seconds
+    return _Written(cells, regrown, seconds, seams.result(), counts.density())
 
 
 def _region_notes(order: Order) -> tuple[str, ...]:

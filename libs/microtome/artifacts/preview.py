@@ -1,7 +1,10 @@
-"""Small pictures of a whole slide: the thumbnail with the tissue's edge and the cells drawn on it."""
+"""Small pictures of a whole slide: the thumbnail with the tissue's edge and the cells drawn on it, and pictures side by
+side.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +17,7 @@ _TISSUE = (64, 160, 72)
 _CELLS = (24, 90, 240)
 # cv2 draws at 1/16 of a pixel, so that outlines stay smooth where a cell is a few pixels wide.
 _SHIFT = 4
+_TITLE = 28
 
 
 class Preview:
@@ -39,6 +43,11 @@ class Preview:
         rings = np.split(fixed, cells.offsets[1:-1])
         cv2.polylines(self._canvas, rings, True, _CELLS, 1, cv2.LINE_AA, _SHIFT)
 
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """What was drawn so far, uint8 RGB [h, w, 3]; not a copy."""
+        return self._canvas
+
     def save(self, path: Path) -> None:
         """Write the canvas as JPEG."""
         save_jpeg(self._canvas, path)
@@ -52,6 +61,30 @@ def reduced(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
         return image
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], longest: int) -> NDArray[np.uint8]:
+    """Put pictures of one shape, uint8 RGB, in a row (tall ones) or one below the other (wide ones).
+
+    Each is reduced to `longest` and has its name above it; the last may be lower than the others.
+    """
+    framed = [_framed(name, reduced(image, longest)) for name, image in panels]
+    height, width = panels[0][1].shape[:2]
+    axis = 0 if width > 2 * height else 1
+    across = 1 - axis
+    size = max(image.shape[across] for image in framed)
+    padded = []
+    for image in framed:
+        room = [(0, 0), (0, 0), (0, 0)]
+        room[across] = (0, size - image.shape[across])
+        padded.append(np.pad(image, room, constant_values=255))
+    return np.concatenate(padded, axis=axis)
+
+
+def _framed(name: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    canvas = np.pad(image, ((_TITLE, 4), (4, 4), (0, 0)), constant_values=255)
+    cv2.putText(canvas, name, (6, _TITLE - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    return canvas
 
 
 def save_jpeg(image: NDArray[np.uint8], path: Path) -> None:

@@ -44,9 +44,18 @@ class Summary:
     model_digest: str | None = None
     normalisation: dict[str, list[float]] | None = None
     content_key: str | None = None
+    # What the measurements split colours into.
+    stain: str | None = None
+    # Cells that did not fit the model's window and were grown in a larger one.
+    regrown: int | None = None
+    # How well tiles join, see `microtome.segmentation.seams`.
+    seams: dict[str, Any] | None = None
+    # The share of its time that the network stood still while there were tiles to do.
+    engine_idle_fraction: float | None = None
     coordinates: str = "level-0 pixels, origin at the upper left corner of the slide, y down"
 
     def save(self, path: Path) -> None:
         """Write the summary as indented JSON."""
         content: dict[str, Any] = dataclasses.asdict(self)
-        path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        path.write_bytes(orjson.dumps(content, option=options))

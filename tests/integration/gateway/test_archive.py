@@ -97,7 +97,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.
     """cells.parquet of two tiles, and the label image of each."""
     path = tmp_path_factory.mktemp("cells") / "cells.parquet"
     pictures = {}
-    with CellsParquet(path, 0.5, {}) as file:
+    with CellsParquet(path, {}) as file:
         for row, column in ((0, 0), (2, 1)):
             pictures[f"{row}-{column}.png"] = blobs(row)
             cells, _ = cells_of(pictures[f"{row}-{column}.png"], row, column)

@@ -15,6 +15,7 @@ from microtome.contracts.messages import Artifact, JobResult, SeatGranted
 from microtome.domain.commands import ReportSuccess, Start
 from microtome.errors import InvalidRequest
 from microtome.eventlog.log import Append, NewEvent
+from microtome.segmentation.measuring import MEASUREMENTS
 from services.gateway.cells import Rectangle, find
 from tests.integration.gateway.conftest import Running, registered
 
@@ -29,18 +30,23 @@ def squares(row: int, first: int, count: int) -> Outlines:
     corners = np.array([[-4, -4], [4, -4], [4, 4], [-4, 4]], np.float64)
     centres = np.stack([seed_x, seed_y], axis=1).astype(np.float64)
     return Outlines(
-        ids=cell_ids("0123456789abcdef", seed_x, seed_y),
+        id_text=cell_ids("0123456789abcdef", seed_x, seed_y),
         seed_x=seed_x,
         seed_y=seed_y,
         area=np.full(count, 64.0),
         score=np.ones(count, np.float32),
         offsets=np.arange(count + 1, dtype=np.int64) * 4,
         points=(centres[:, None, :] + corners).reshape(-1, 2),
+        lower=centres - 4,
+        upper=centres + 4,
+        centroid=centres,
+        measured=np.zeros((count, len(MEASUREMENTS)), np.float32),
+        measurements=MEASUREMENTS,
     )
 
 
 def write_cells(path: Path) -> None:
-    with CellsParquet(path, 0.5, {}) as file:
+    with CellsParquet(path, {}) as file:
         for half in (0, SIDE // 2):
             for row in range(SIDE):
                 file.append(squares(row, half, SIDE // 2))

@@ -1,4 +1,4 @@
-"""cells.parquet and cells.geojson, opened by readers that know nothing of their writers."""
+"""The files of cells, opened by readers that know nothing of their writers."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microtome.artifacts import geoparquet
 from microtome.artifacts.geojson import CellsGeoJson
-from microtome.artifacts.geoparquet import CellsParquet, polygons_wkb
+from microtome.artifacts.geoparquet import CellsParquet
 from microtome.artifacts.outlines import Outlines, outlines
+from microtome.artifacts.wkb import polygons_wkb
+from microtome.segmentation.measuring import MEASUREMENTS, measurements_of
+from microtome.segmentation.stains import HDAB
 from tests.unit.artifacts.cells_on_slide import KEY, discs, tile_of
 
-MPP = 0.25
 NONE = np.zeros((8, 8), np.int32)
 
 
 def tiles(scale: float) -> list[Outlines]:
     """Two tiles with cells and, between them, one without."""
     places = [(discs(seed=1), 0, 0), (NONE, 256, 0), (discs(seed=2), 0, 256)]
-    return [outlines(tile_of(labels, x, y), scale, KEY) for labels, x, y in places]
+    return [outlines(tile_of(labels, x, y), scale, KEY, mpp=0.25) for labels, x, y in places]
 
 
-def write(folder: Path, of: list[Outlines], mpp: float | None = MPP) -> tuple[Path, Path]:
+def write(folder: Path, of: list[Outlines]) -> tuple[Path, Path]:
     parquet, geojson = folder / "cells.parquet", folder / "cells.geojson"
-    with CellsParquet(parquet, mpp, {"content_key": KEY}) as first, CellsGeoJson(geojson, mpp) as second:
+    with CellsParquet(parquet, {"content_key": KEY}) as first, CellsGeoJson(geojson) as second:
         for cells in of:
             first.append(cells)
             second.append(cells)
@@ -55,7 +57,12 @@ def test_parquet_holds_every_cell_as_a_valid_polygon(tmp_path: Path, scale: floa
     rings = [cells.ring(index) for cells in given_ for index in range(len(cells))]
     for polygon, ring in zip(polygons, rings, strict=True):
         assert np.array_equal(shapely.get_coordinates(polygon)[:-1], ring)
-    assert np.allclose(table.column("area_um2").to_numpy(), table.column("area_px").to_numpy() * MPP**2)
+    for number, measurement in enumerate(MEASUREMENTS):
+        expected = np.concatenate([cells.measured[:, number] for cells in given_])
+        assert np.array_equal(table.column(measurement.column).to_numpy(), expected, equal_nan=True)
+    centres = shapely.get_coordinates(shapely.centroid(polygons))
+    assert np.abs(centres[:, 0] - table.column("centroid_x").to_numpy()).max() < 0.002
+    assert np.abs(centres[:, 1] - table.column("centroid_y").to_numpy()).max() < 0.002
     assert table.column("score").type == pa.float32()
 
 
@@ -92,7 +99,7 @@ def test_a_reader_can_leave_out_row_groups_by_their_boxes(tmp_path: Path) -> Non
     """Many tiles along a row: a narrow strip must not need the whole file."""
     first = tile_of(discs(count=80))
     path = tmp_path / "cells.parquet"
-    with CellsParquet(path, MPP, {}) as file:
+    with CellsParquet(path, {}) as file:
         for x in range(0, 256 * 500, 256):
             shift = np.array([2 * x, 0], np.int32)
             moved = replace(first, seed_x=first.seed_x + np.int32(x), ring_points=first.ring_points + shift)
@@ -134,15 +141,35 @@ def test_geojson_is_what_qupath_reads(tmp_path: Path, scale: float) -> None:
         assert feature["properties"]["classification"]["name"] == "Nucleus"
         assert all(0 <= channel <= 255 for channel in feature["properties"]["classification"]["color"])
         measurements = feature["properties"]["measurements"]
-        assert measurements["Area µm^2"] == pytest.approx(of_tile.area[index] * MPP**2, abs=0.001)
-        assert 0 <= measurements["Detection probability"] <= 1
+        assert list(measurements) == [*(each.name for each in MEASUREMENTS), "Detection probability"]
+        for value, measurement in zip(of_tile.measured[index].tolist(), MEASUREMENTS, strict=True):
+            assert measurements[measurement.name] == pytest.approx(value, abs=0.0006)
+        assert measurements["Detection probability"] == pytest.approx(of_tile.score[index], abs=0.0001)
 
 
-def test_without_a_pixel_size_no_area_in_micrometres_is_claimed(tmp_path: Path) -> None:
-    parquet, geojson = write(tmp_path, tiles(2.0), mpp=None)
-    assert pq.read_table(parquet).column("area_um2").null_count == 80
-    measurements = json.loads(geojson.read_text())["features"][0]["properties"]["measurements"]
-    assert set(measurements) == {"Area px^2", "Detection probability"}
+def test_what_could_not_be_measured_is_absent_or_null(tmp_path: Path) -> None:
+    cells = tiles(2.0)[0]
+    measured = cells.measured.copy()
+    measured[3, 6:] = np.nan
+    measured[4] = np.nan
+    parquet, geojson = write(tmp_path, [replace(cells, measured=measured)])
+    features = json.loads(geojson.read_text())["features"]
+    assert list(features[3]["properties"]["measurements"]) == [
+        *(each.name for each in MEASUREMENTS[:6]),
+        "Detection probability",
+    ]
+    assert list(features[4]["properties"]["measurements"]) == ["Detection probability"]
+    table = pq.read_table(parquet)
+    nulls = [table.column(each.column).null_count for each in MEASUREMENTS]
+    assert nulls == [1] * 6 + [2] * (len(MEASUREMENTS) - 6)
+
+
+def test_another_stain_has_other_names(tmp_path: Path) -> None:
+    with CellsParquet(tmp_path / "p", {}, HDAB), CellsGeoJson(tmp_path / "g", HDAB) as geojson:
+        cells = tiles(2.0)[0]
+        geojson.append(replace(cells, measurements=measurements_of(HDAB)))
+    assert "dab_od_mean" in pq.read_schema(tmp_path / "p").names
+    assert "DAB: Mean" in json.loads((tmp_path / "g").read_text())["features"][0]["properties"]["measurements"]
 
 
 @pytest.mark.parametrize("of", [[], [outlines(tile_of(NONE), 2.0, KEY)]], ids=["no tiles", "no cells"])
@@ -157,7 +184,7 @@ def test_files_without_cells_are_valid(tmp_path: Path, of: list[Outlines]) -> No
 
 def test_an_error_while_writing_is_not_hidden_by_closing(tmp_path: Path) -> None:
     def fail() -> None:
-        with CellsParquet(tmp_path / "cells.parquet", None, {}), CellsGeoJson(tmp_path / "cells.geojson", None):
+        with CellsParquet(tmp_path / "cells.parquet", {}), CellsGeoJson(tmp_path / "cells.geojson"):
             raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="disk is full"):
@@ -171,6 +198,7 @@ rings = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rings)
 def test_wkb_of_any_rings_is_read_back_as_it_was(of: list[list[tuple[float, float]]]) -> None:
     points = np.array([point for ring in of for point in ring], np.float64).reshape(-1, 2)
