@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-million mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -103,6 +103,9 @@ bench-upload: $(VENV)/.dev ## the gateway's memory while 2 GiB are uploaded
 
 bench-replay: $(VENV)/.dev ## how fast the log is folded, rebuilt and verified, in how much memory; ARGS="--events 100000"
 	@$(RUN) -m tests.bench.replay $(ARGS)
+
+bench-million: $(VENV)/.dev ## a million cells through merge and all exports; ARGS="--cells 200000"
+	@$(RUN) -m tests.bench.million $(ARGS)
 
 mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs --size 20000 --out b.tif"
 	@$(RUN) -m microtome.slides.mosaic $(ARGS)

@@ -22,6 +22,10 @@ MEDIA_TYPES = {
     ".json": "application/json",
     ".geojson": "application/geo+json",
     ".parquet": "application/vnd.apache.parquet",
+    ".csv": "text/csv",
+    ".fgb": "application/flatgeobuf",
+    ".tif": "image/tiff",
+    ".zip": "application/zip",
     ".png": "image/png",
     ".jpg": "image/jpeg",
 }
