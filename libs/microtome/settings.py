@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from microtome import crashpoint
 from microtome.errors import ConfigurationError
+from microtome.segmentation.wishes import AUTO, EngineWish
 
 # What a slide may be cut into, wherever it is chosen: by the environment or by a job. Model pixels.
 TileSize = Annotated[int, Field(ge=256, le=8192, multiple_of=16)]
@@ -79,3 +80,6 @@ class ServiceSettings(CommonSettings):
 
 class EngineSettings(ServiceSettings, EngineDefaults):
     """A worker that cuts or segments slides."""
+
+    # What runs the network: "auto" or a name; the tiler keeps the results of different wishes apart.
+    engine: EngineWish = AUTO

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from microtome.segmentation.model import Model
 from microtome.segmentation.stains import HDAB, HE
 from microtome.tilestore import PixelsGone, PixelStore, ResultStore
 from services.inference.assignment import Assignment, LoadedTile
+from services.inference.idleness import Idleness
 from services.inference.metrics import InferenceMetrics
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Pipeline:
         self._heads = ThreadPoolExecutor(head_workers, thread_name_prefix="head")
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged: deque[tuple[str, int]] = deque(maxlen=64)
+        self._idleness = Idleness()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Fetch and infer until `stop` is set; then finish what is in the network and send the rest back."""
@@ -124,6 +126,7 @@ class Pipeline:
             await self._settle_failed(delivery, as_known(error))
             return
         self._metrics.taken(work.job_id)
+        self._idleness.present(assignment.prefix, time.perf_counter())
         for tile in work.tiles:
             if (tile.row, tile.column) in known:
                 self._tile_done(assignment, cells=0)
@@ -169,20 +172,25 @@ class Pipeline:
 
     async def _infer(self, batch: list[LoadedTile]) -> None:
         began = time.perf_counter()
+        idle = [self._idleness.before(tile.assignment.prefix, began) / len(batch) for tile in batch]
         try:
             logits = await self._run_network(batch)
         except Exception as error:
             log.exception("the network failed on a batch of %d tiles", len(batch))
             if len(batch) == 1:
+                self._idleness.ended(time.perf_counter())
                 self._tile_done(batch[0].assignment, error=as_known(error))
                 return
         else:
-            seconds = (time.perf_counter() - began) / len(batch)
+            ended = time.perf_counter()
+            self._idleness.ended(ended)
+            seconds = (ended - began) / len(batch)
             self._metrics.network(len(batch), seconds)
-            for tile, of_tile in zip(batch, logits, strict=True):
+            for tile, of_tile, stood_still in zip(batch, logits, idle, strict=True):
                 await self._finishing.acquire()
-                self._spawn(self._finish(tile, of_tile, seconds))
+                self._spawn(self._finish(tile, of_tile, {"network": seconds, "idle": stood_still}))
             return
+        self._idleness.ended(time.perf_counter())
         # The tiles may belong to several users; only a tile that fails alone is at fault.
         for tile in batch:
             if tile.assignment.error is None:
@@ -208,11 +216,11 @@ class Pipeline:
         self._logged.append(assignment.prefix)
         log.info("infers", extra={"job_id": assignment.work.job_id, "attempt": assignment.work.attempt})
 
-    async def _finish(self, tile: LoadedTile, logits: NDArray[np.float32], network_s: float) -> None:
+    async def _finish(self, tile: LoadedTile, logits: NDArray[np.float32], seconds: Mapping[str, float]) -> None:
         work = tile.assignment.work
         path = self._results.tile(work.content_key, tile.ref.row, tile.ref.column)
         try:
-            cells = await self._on(self._heads, self._segment_and_store, tile, logits, network_s, path)
+            cells = await self._on(self._heads, self._segment_and_store, tile, logits, seconds, path)
         except Exception as error:
             log.exception("a tile's cells could not be found or stored")
             self._tile_done(tile.assignment, error=as_known(error))
@@ -223,11 +231,11 @@ class Pipeline:
             self._finishing.release()
 
     def _segment_and_store(
-        self, tile: LoadedTile, logits: NDArray[np.float32], network_s: float, path: Path
+        self, tile: LoadedTile, logits: NDArray[np.float32], seconds: Mapping[str, float], path: Path
     ) -> TileCells:
         place = tile.assignment.grid.tile(tile.ref.row, tile.ref.column)
         stain = HDAB if tile.assignment.work.staining is Staining.HDAB else HE
-        cells = segment_tile(logits, place, self._model, tile.pixels, stain).with_seconds({"network": network_s})
+        cells = segment_tile(logits, place, self._model, tile.pixels, stain).with_seconds(seconds)
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells
@@ -258,6 +266,7 @@ class Pipeline:
             tiles=work.tiles,
             cells=assignment.cells,
             engine=self._engine.name,
+            engine_note=self._engine.note or "",
         )
         try:
             await self._bus.announce(subjects.tiles(work.job_id, work.attempt), to_bytes(told))

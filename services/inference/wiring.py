@@ -14,7 +14,8 @@ from microtome.contracts.codec import from_bytes
 from microtome.contracts.messages import InferWork
 from microtome.errors import MicrotomeError
 from microtome.process import connected
-from microtome.segmentation.engine import Engine, OnnxRuntimeEngine
+from microtome.segmentation.engine import Engine
+from microtome.segmentation.engines import open_engine
 from microtome.segmentation.model import load_model
 from microtome.segmentation.run import warm_up
 from microtome.tilestore import LocalPixelStore, ResultStore
@@ -38,9 +39,9 @@ async def serve(stop: asyncio.Event) -> None:
     model = load_model(settings.instanseg_model)
     model.require_halo(settings.tile_overlap)
     async with connected("inference", settings, warms_up=True) as process:
-        engine = await asyncio.to_thread(OnnxRuntimeEngine, model, "auto", settings.inference_threads)
+        engine = await asyncio.to_thread(open_engine, model, settings.engine, settings.inference_threads)
         if engine.note:
-            log.warning(engine.note)
+            log.info(engine.note)
         compiled_s = await asyncio.to_thread(warm_up, model)
         await asyncio.to_thread(_first_call, engine)
         log.info(

@@ -76,6 +76,8 @@ class Feeder:
         self._resent = 0
         self._decoding: asyncio.Task[InferWork] | None = None
         self.engine = ""
+        # What the engines that worked on the job say of themselves.
+        self.notes: list[str] = []
 
     async def feed(self, wanted: Sequence[Address], decode: Decode, known: Known, finished: Finished) -> int:
         """Bring every tile of `wanted` through inference; return how many had a result from before.
@@ -151,6 +153,8 @@ class Feeder:
                 continue
             self._cells += told.cells
             self.engine = told.engine
+            if told.engine_note and told.engine_note not in self.notes:
+                self.notes.append(told.engine_note)
             self._note_done({(tile.row, tile.column) for tile in told.tiles})
             news.set()
 

@@ -138,7 +138,7 @@ class PlanHandler:
         await self._process.workflows.execute(context.workflow_id, ReportPlanned(planned))
         crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
         attempt.note("planned", tiles_total=layout.tiles_total, tiles_without_tissue=layout.tiles_skipped)
-        cached, decode_s, engine = await self._infer(attempt, source, plan, model)
+        cached, decode_s, feeder = await self._infer(attempt, source, plan, model)
         return replace(
             work,
             content_key=plan.content_key,
@@ -154,8 +154,8 @@ class PlanHandler:
             model_digest=model.digest,
             normalisation=plan.message,
             stage_seconds=(*work.stage_seconds, _stage("plan", plan.seconds), _stage("decode", decode_s)),
-            notes=(*context.slide.notes, *layout.notes, *plan.notes),
-            engine=engine,
+            notes=(*context.slide.notes, *layout.notes, *plan.notes, *feeder.notes),
+            engine=feeder.engine or "none: every tile had a result",
         )
 
     async def _model(self, context: JobContext, source: SlideSource) -> Model:
@@ -201,15 +201,15 @@ class PlanHandler:
         return TilePlan(
             layout=layout,
             normalisation=normalisation,
-            content_key=results_key(source, model, layout, normalisation, _staining(context)),
+            content_key=results_key(source, model, layout, normalisation, _staining(context), self._settings.engine),
             seconds=seconds,
             notes=notes,
         )
 
     async def _infer(
         self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model
-    ) -> tuple[int, float, str]:
-        """Bring every wanted tile through inference; return cached tiles, seconds of decoding, engine."""
+    ) -> tuple[int, float, Feeder]:
+        """Bring every wanted tile through inference; return cached tiles, seconds of decoding, and who did it."""
         context, bus, layout = attempt.context, self._process.bus, plan.layout
         wish = (context.spec.parameters and context.spec.parameters.batch_size) or 0
         decode_s = 0.0
@@ -289,7 +289,7 @@ class PlanHandler:
             # Whatever is still there belongs to this attempt alone.
             await asyncio.to_thread(self._pixels.discard_prefix, attempt_prefix(attempt.job_id, attempt.attempt))
         await tell_progress(bus, attempt, "infer")
-        return cached, decode_s, feeder.engine or "none: every tile had a result"
+        return cached, decode_s, feeder
 
     async def _tell(self, attempt: Attempt) -> None:
         told: Progress | None = None

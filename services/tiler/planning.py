@@ -19,6 +19,7 @@ from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import pad_reflect
 from microtome.segmentation.run import content_key, sample_histogram, spread
+from microtome.segmentation.wishes import EngineWish
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
@@ -158,7 +159,12 @@ def sample_tiles(
 
 
 def results_key(
-    source: SlideSource, model: Model, layout: Layout, normalisation: Normalisation, staining: messages.Staining
+    source: SlideSource,
+    model: Model,
+    layout: Layout,
+    normalisation: Normalisation,
+    staining: messages.Staining,
+    engine: EngineWish,
 ) -> str:
     """Return the content key of the job's tiles. Jobs on regions of one slide share it: their tiles are the same."""
     parameters = {
@@ -168,6 +174,8 @@ def results_key(
         "normalisation": asdict(normalisation),
         # The cells are the same, but not what is measured on them.
         "stain": staining.name.lower(),
+        # Whoever forces fp32 must not be given what int8 found before.
+        "engine": engine,
         "tenant": source.tenant,
     }
     return content_key(source.sha256, model, parameters)

@@ -43,7 +43,7 @@ def planned(source: SlideSource, results: Path, region: Region | None = None) ->
     layout = lay_out(source, plan_tissue(source, results).tissue_key, MODEL, 512, 96, 4, region, results)
     histogram, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
     normalisation = Normalisation.from_histogram(histogram, MODEL.percentiles)
-    return layout, results_key(source, MODEL, layout, normalisation, Staining.HE)
+    return layout, results_key(source, MODEL, layout, normalisation, Staining.HE, "auto")
 
 
 def test_a_damaged_tissue_mask_is_found_anew(source: SlideSource, tmp_path: Path) -> None:

@@ -448,6 +448,8 @@ class TilesInferred(Message):
     tiles: tuple[TileRef, ...] = ()
     cells: int = 0
     engine: str = ""
+    engine_note: str = ""
+    """What the job's user must know about the choice of the engine; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

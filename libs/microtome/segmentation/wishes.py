@@ -6,7 +6,7 @@ Promises: importing this costs nothing. Refuses: to know which of them a machine
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 # Of each: who runs the network, on what, in which precision.
 EngineName = Literal[
@@ -20,6 +20,6 @@ EngineName = Literal[
 ]
 # "auto": the fastest that finds the same cells as fp32 on this machine.
 EngineWish = Literal["auto", EngineName]
-AUTO = "auto"
+AUTO: Final = "auto"
 # From the one that is expected to be the fastest to the one that is always there.
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
