@@ -20,10 +20,10 @@ import orjson
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from microtome.artifacts import masks
+from microtome.artifacts.masks import Tiling
 from microtome.artifacts.store import ArtifactStore
 from microtome.domain.state import Job
-from services.gateway import masks
-from services.gateway.masks import Tiling
 
 SUMMARY = "summary.json"
 CELLS = "cells.parquet"
@@ -118,7 +118,12 @@ class Archive:
     def _readme(self, tiling: Tiling | None) -> str:
         known = {
             CELLS: "GeoParquet 1.1: outlines in level-0 pixels; the canonical result.",
-            "cells.geojson": "The same for QuPath.",
+            "cells.geojson": "The same for QuPath, with measurements.",
+            "cells.csv": "One row for each cell: its centre and measurements.",
+            "cells.fgb": "FlatGeobuf with a spatial index, for viewers and range requests.",
+            "density.png": "How many cells there are where, in colour.",
+            "density.tif": "The same as numbers.",
+            "combined.jpg": "The slide, its cells and their density side by side.",
             SUMMARY: "What was found, how, and what must be known about it.",
             "tissue_mask.png": "Where tissue is.",
             "thumbnail.jpg": "The slide in small.",

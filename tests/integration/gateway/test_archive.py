@@ -16,7 +16,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from microtome.artifacts import masks
 from microtome.artifacts.geoparquet import CellsParquet
+from microtome.artifacts.masks import Tiling
 from microtome.artifacts.outlines import outlines
 from microtome.contracts.messages import Artifact, JobResult, SeatGranted
 from microtome.domain.commands import ReportSuccess, Start
@@ -26,8 +28,6 @@ from microtome.segmentation.cells import TileCells
 from microtome.segmentation.contours import trace_contours
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.measuring import MEASUREMENTS
-from services.gateway import masks
-from services.gateway.masks import Tiling
 from tests.integration.gateway.conftest import Running, registered
 
 TILING = Tiling(Grid(640, 640, tile_size=192, halo=32), scale=0.8127)

@@ -21,12 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from microtome.artifacts.wkb import HEADER
 from microtome.segmentation.grid import Grid
 
 # What 16 bits can name. A tile with more cells has more than one mask.
 MAX_LABEL = 65_535
-# Byte order, type, number of rings, number of points: then come the coordinates.
-_WKB_HEADER = 13
 # Strongly compressed it takes three times as long and saves little: there are few values in long runs.
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
@@ -90,7 +89,7 @@ def tiles(cells: IO[bytes], tiling: Tiling) -> Iterator[TileOutlines]:
                         yield current
                     current = TileOutlines(*address, parts[address], [])
                     parts[address] += 1
-                points = np.frombuffer(geometry[index].as_buffer(), "<f8", offset=_WKB_HEADER)
+                points = np.frombuffer(geometry[index].as_buffer(), "<f8", offset=HEADER)
                 current.rings.append(points.reshape(-1, 2))
     if current is not None:
         yield current
@@ -108,6 +107,23 @@ def draw(tile: TileOutlines, tiling: Tiling) -> Labels:
     for index in np.argsort(sizes, kind="stable")[::-1]:
         _fill(labels, rings[index], int(index) + 1)
     return labels
+
+
+def place(tile: TileOutlines, tiling: Tiling) -> dict[str, Any]:
+    """Where a mask lies, for a manifest: its first pixel in model and in level-0 pixels, and its cells."""
+    x, y = tiling.grid.across.origin(tile.column), tiling.grid.down.origin(tile.row)
+    return {
+        "file": tile.name,
+        "row": tile.row,
+        "column": tile.column,
+        "x": x,
+        "y": y,
+        "width": tiling.grid.tile_width,
+        "height": tiling.grid.tile_height,
+        "level0_x": x * tiling.scale,
+        "level0_y": y * tiling.scale,
+        "cells": len(tile.rings),
+    }
 
 
 def png(labels: Labels) -> bytes:
