@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from microtome.client import FINISHED
-from microtome.commandline import exporting, segmenting
+from microtome.commandline import comparing, exporting, segmenting
 from microtome.commandline.declaring import Commands, declare, positive, region
 
 # Commands that need no server: each has `add(commands)`, which sets `run_here`, and imports what it needs to run later.
-LOCAL = (segmenting, exporting)
+LOCAL = (segmenting, comparing, exporting)
 DEFAULT_URL = "http://127.0.0.1:8080"
 JOB_TYPES = ("TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI")
 STAINS = ("he", "hdab")

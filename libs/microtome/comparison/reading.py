@@ -1,0 +1,259 @@
+"""Outlines out of files: GeoParquet, GeoJSON, label images.
+
+Promises: any of the three, by whomever it was written: polygons and multipolygons, with holes; what a file holds beside
+them (points, lines, empty polygons) is left out. Parquet and line-wise GeoJSON are read in parts; only the outlines
+themselves stay in memory.
+Refuses: files that cannot be read, and GeoJSON in one line that is larger than half a gigabyte (`InvalidRequest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numba as nb
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from microtome.errors import InvalidRequest
+from microtome.scoring.outlines import OutlineSet
+from microtome.segmentation.contours import trace_contours
+
+_BATCH = 50_000
+_LARGEST_DOCUMENT = 512 << 20
+
+
+def read_parquet(path: Path) -> OutlineSet:
+    """Outlines of a GeoParquet file. Raises `InvalidRequest`."""
+    try:
+        file = pq.ParquetFile(path)
+        geo = orjson.loads((file.schema_arrow.metadata or {}).get(b"geo") or file.metadata.metadata[b"geo"])
+        column = geo["primary_column"]
+        if geo["columns"][column]["encoding"] != "WKB":
+            raise InvalidRequest(f"{path} keeps its outlines in another way than WKB.")
+        batches = file.iter_batches(_BATCH, columns=[column])
+        return OutlineSet.joined([_from_wkb(batch.column(0), path) for batch in batches])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{path} is not a GeoParquet file of outlines: {error}") from error
+
+
+def _from_wkb(column: pa.Array, path: Path) -> OutlineSet:
+    if column.null_count:
+        column = column.drop_null()
+    column = column.cast(pa.large_binary())
+    offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
+    data = np.frombuffer(column.buffers()[2] or b"", np.uint8)
+    outlines, rings, points = _count_wkb(data, offsets)
+    if outlines < 0:
+        raise InvalidRequest(f"{path} has outlines that are no little-endian, flat polygons.")
+    xy, ring_offsets = np.empty((points, 2)), np.zeros(rings + 1, np.int64)
+    outline_offsets, holes = np.zeros(outlines + 1, np.int64), np.zeros(rings, np.bool_)
+    _read_wkb(data, offsets, xy, ring_offsets, outline_offsets, holes)
+    return OutlineSet.of(xy, ring_offsets, outline_offsets, holes)
+
+
+def read_geojson(path: Path) -> OutlineSet:
+    """Outlines of a GeoJSON file: a collection, an array of features, or one feature. Raises `InvalidRequest`."""
+    try:
+        try:
+            return _from_features(_line_by_line(path))
+        except orjson.JSONDecodeError:
+            if path.stat().st_size > _LARGEST_DOCUMENT:
+                raise InvalidRequest(
+                    f"{path} is {path.stat().st_size >> 20} MiB in lines that are no features; write one feature to a "
+                    "line, or give the cells.parquet."
+                ) from None
+            document = orjson.loads(path.read_bytes())
+            features = document if isinstance(document, list) else document.get("features", [document])
+            return _from_features(iter(features))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InvalidRequest(f"{path} is not GeoJSON: {error}") from error
+
+
+def _line_by_line(path: Path) -> Iterator[Any]:
+    """Features of a collection of which each has a line. Raises `JSONDecodeError` for any other."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            text = line.strip().strip(b",")
+            if not text or (number == 0 and text.endswith(b"[")) or text in {b"]", b"]}"}:
+                continue
+            feature = orjson.loads(text)
+            if not isinstance(feature, dict) or feature.get("type") != "Feature":
+                raise orjson.JSONDecodeError("no feature", "", 0)
+            yield feature
+
+
+def _from_features(features: Iterator[Any]) -> OutlineSet:
+    parts = []
+    while batch := list(islice(features, _BATCH)):
+        polygons = [polygons for feature in batch if (polygons := list(_polygons(feature.get("geometry"))))]
+        rings = [ring for outline in polygons for polygon in outline for ring in polygon]
+        points = np.array([point[:2] for ring in rings for point in _open(ring)], np.float64).reshape(-1, 2)
+        parts.append(
+            OutlineSet.of(
+                points,
+                _offsets(len(_open(ring)) for ring in rings),
+                _offsets(sum(map(len, outline)) for outline in polygons),
+                np.array([number > 0 for o in polygons for polygon in o for number in range(len(polygon))], np.bool_),
+            )
+        )
+    return OutlineSet.joined(parts)
+
+
+def _polygons(geometry: Any) -> Iterable[list[list[list[float]]]]:  # noqa: ANN401 - JSON
+    """Polygons, each a list of rings, that have an outer ring with an area."""
+    match (geometry or {}).get("type"):
+        case "Polygon":
+            polygons = [geometry["coordinates"]]
+        case "MultiPolygon":
+            polygons = geometry["coordinates"]
+        case _:
+            return []
+    return [rings for rings in polygons if rings and len(rings[0]) >= 3]
+
+
+def _open(ring: list[list[float]]) -> list[list[float]]:
+    return ring[:-1] if len(ring) > 1 and ring[0] == ring[-1] else ring
+
+
+def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
+    return np.cumsum(np.fromiter(chain([0], lengths), np.int64))
+
+
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Label image of a TIFF or PNG: int32 [h, w], 0 is background, labels from 1 on without gaps.
+
+    Raises `InvalidRequest` for one that is not a plane of whole numbers.
+    """
+    try:
+        if path.suffix.lower() == ".png":
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                labels = np.asarray(picture)
+        else:
+            import tifffile
+
+            labels = np.squeeze(tifffile.imread(path))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InvalidRequest(f"{path} is not a label image: {error}") from error
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidRequest(f"{path} is no label image: {labels.dtype} {labels.shape} instead of a plane of integers.")
+    values, inverse = np.unique(labels, return_inverse=True)
+    if values[0] < 0:
+        raise InvalidRequest(f"{path} has negative labels.")
+    first = 0 if values[0] == 0 else 1
+    return (inverse.reshape(labels.shape) + first).astype(np.int32)
+
+
+def outlines_of(labels: NDArray[np.int32], scale: float) -> OutlineSet:
+    """Outlines of labels without gaps, int32 [h, w], in their order; `scale`: what a pixel's edge is long."""
+    box = _boxes(labels, int(labels.max(initial=0)))
+    names = np.arange(1, len(box) + 1, dtype=np.int32)
+    _, offsets, points = trace_contours(np.ascontiguousarray(labels), names, box)
+    return OutlineSet.simple(points.astype(np.float64) * (0.5 * scale), offsets.astype(np.int64))
+
+
+READERS: dict[str, Callable[[Path], OutlineSet]] = {
+    ".parquet": read_parquet,
+    ".geoparquet": read_parquet,
+    ".geojson": read_geojson,
+    ".json": read_geojson,
+}
+LABEL_SUFFIXES = frozenset({".tif", ".tiff", ".png"})
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _boxes(labels: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """Half-open boxes (y0, x0, y1, x1) of labels 1 to `count`, int32 [count, 4]."""
+    box = np.zeros((count, 4), np.int32)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            k = labels[y, x] - 1
+            if k < 0:
+                continue
+            if box[k, 3] == 0:
+                box[k, 0], box[k, 1] = y, x
+            box[k, 1], box[k, 2], box[k, 3] = min(box[k, 1], x), y + 1, max(box[k, 3], x + 1)
+    return box
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _uint32(data: NDArray[np.uint8], at: int) -> int:
+    return int(data[at]) | int(data[at + 1]) << 8 | int(data[at + 2]) << 16 | int(data[at + 3]) << 24
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _count_wkb(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[int, int, int]:
+    """Outlines that are not empty, their rings and points at most; negative for what is no little-endian polygon."""
+    outlines, rings, points = 0, 0, 0
+    for k in range(offsets.size - 1):
+        at = offsets[k]
+        kind = _uint32(data, at + 1)
+        if data[at] != 1 or (kind != 3 and kind != 6):
+            return -1, 0, 0
+        polygons = 1
+        if kind == 6:
+            polygons = _uint32(data, at + 5)
+            at += 9
+        before = rings
+        for _ in range(polygons):
+            if data[at] != 1 or _uint32(data, at + 1) != 3:
+                return -1, 0, 0
+            count = _uint32(data, at + 5)
+            at += 9
+            for _ in range(count):
+                length = _uint32(data, at)
+                at += 4 + 16 * length
+                rings += 1
+                points += length
+        outlines += rings > before
+    return outlines, rings, points
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _read_wkb(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    points: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    outline_offsets: NDArray[np.int64],
+    holes: NDArray[np.bool_],
+) -> None:
+    """Fill what `_count_wkb` made room for; rings lose their repeated last point."""
+    outline, ring, used = 0, 0, 0
+    pair = np.empty(2, np.float64)
+    as_bytes = pair.view(np.uint8)
+    for k in range(offsets.size - 1):
+        at = offsets[k]
+        polygons = 1
+        if _uint32(data, at + 1) == 6:
+            polygons = _uint32(data, at + 5)
+            at += 9
+        before = ring
+        for _ in range(polygons):
+            count = _uint32(data, at + 5)
+            at += 9
+            for number in range(count):
+                length = _uint32(data, at)
+                at += 4
+                start = used
+                for _ in range(length):
+                    as_bytes[:] = data[at : at + 16]
+                    points[used, 0], points[used, 1] = pair[0], pair[1]
+                    used += 1
+                    at += 16
+                last = used - 1
+                if last > start and points[last, 0] == points[start, 0] and points[last, 1] == points[start, 1]:
+                    used = last
+                holes[ring] = number > 0
+                ring += 1
+                ring_offsets[ring] = used
+        if ring > before:
+            outline += 1
+            outline_offsets[outline] = ring
