@@ -233,9 +233,11 @@ class Pipeline:
     def _segment_and_store(
         self, tile: LoadedTile, logits: NDArray[np.float32], seconds: Mapping[str, float], path: Path
     ) -> TileCells:
-        place = tile.assignment.grid.tile(tile.ref.row, tile.ref.column)
+        grid = tile.assignment.grid
+        place = grid.tile(tile.ref.row, tile.ref.column)
         stain = HDAB if tile.assignment.work.staining is Staining.HDAB else HE
-        cells = segment_tile(logits, place, self._model, tile.pixels, stain).with_seconds(seconds)
+        model = self._model.with_room(grid.halo)
+        cells = segment_tile(logits, place, model, tile.pixels, stain).with_seconds(seconds)
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells

@@ -138,6 +138,7 @@ def segment(
             f"The grid is for {grid.width} × {grid.height} pixels, the slide has {reader.width} × {reader.height}."
         )
     model.require_halo(grid.halo)
+    model = model.with_room(grid.halo)
     size = engine.batch_size if batch_size is None else batch_size
     if min(size, workers, decoders) < 1:
         raise ConfigurationError(f"batch_size {size}, workers {workers} and decoders {decoders} must be at least 1.")
