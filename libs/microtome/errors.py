@@ -34,6 +34,12 @@ class InvalidWorkflow(InvalidRequest):
     code = "invalid-workflow"
 
 
+class InvalidTissue(InvalidRequest):
+    """The tissue that was drawn cannot be used."""
+
+    code = "invalid-tissue"
+
+
 class NotFound(MicrotomeError):
     """There is nothing of yours under this id."""
 

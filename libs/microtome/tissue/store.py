@@ -7,6 +7,7 @@ Refuses: files that are no mask of this version.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -22,8 +23,9 @@ from PIL import Image
 
 from microtome.errors import NotFound, UnreadableSlide
 from microtome.tissue.mask import TissueMask, TissueParameters
+from microtome.tissue.outline import TissueOutline, load_outline
 
-_VERSION = 1
+_VERSION = 2
 # What reading a damaged file raises, depending on which of its bytes are wrong.
 _DAMAGE = (
     ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, MemoryError, struct.error,
@@ -74,6 +76,36 @@ def load_mask(path: Path) -> TissueMask:
         raise NotFound(f"There is no tissue mask {path.name}.") from error
     except _DAMAGE as error:
         raise UnreadableSlide(f"{path.name} is not a readable tissue mask: {error}.") from error
+
+
+def save_outline(outline: TissueOutline, folder: Path) -> Path:
+    """Keep a drawn outline under its digest, atomically; nothing happens if it is there. Return where it is."""
+    path = folder / f"{outline.sha256}.geojson"
+    if path.is_file() and path.read_bytes() == outline.document:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".outline-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(outline.document)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_saved_outline(folder: Path, sha256: str) -> TissueOutline:
+    """Read a drawn outline. Raises `NotFound` when there is none, or not as it was."""
+    try:
+        document = (folder / f"{sha256}.geojson").read_bytes()
+    except OSError as error:
+        raise NotFound(f"The tissue that was drawn for this job is gone ({sha256[:12]}…); submit it again.") from error
+    if hashlib.sha256(document).hexdigest() != sha256:
+        raise NotFound(f"The tissue that was drawn for this job is damaged ({sha256[:12]}…); submit it again.")
+    return load_outline(document)
 
 
 def encode_png(mask: TissueMask) -> bytes:

@@ -180,8 +180,8 @@ TILES = {
     "tissue-level2-1784-6289-5880-10386.png": (LEVEL1, 0.7, 0.85),
     "tissue-level2-3000-7666-7096-11763.png": (LEVEL1, 0.78, 0.9),
     "tissue-level2-4640-4649-8736-8746.png": (LEVEL1, 0.75, 0.88),
-    "tissue-level2-4760-5241-8856-9338.png": (LEVEL1, 0.75, 0.88), "low-nuclei-score-level0.png": (LEVEL0, 0.9, 1),
-    "low-nuclei-score-level1.png": (LEVEL1, 0.9, 1), "very-low-nuclei-score-level0.png": (LEVEL0, 0.97, 1),
+    "tissue-level2-4760-5241-8856-9338.png": (LEVEL1, 0.75, 0.88), "low-nuclei-score-level0.png": (LEVEL0, 0.8, 1),
+    "low-nuclei-score-level1.png": (LEVEL1, 0.8, 1), "very-low-nuclei-score-level0.png": (LEVEL0, 0.97, 1),
     "very-low-nuclei-score-red-pen-level1.png": (LEVEL1, 0.1, 0.6),
 }  # fmt: skip
 
