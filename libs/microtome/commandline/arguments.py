@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from microtome.client import FINISHED
-from microtome.commandline import comparing, exporting, segmenting
+from microtome.commandline import comparing, exporting, modelling, segmenting
 from microtome.commandline.declaring import Commands, declare, positive, region
 
 # Commands that need no server: each has `add(commands)`, which sets `run_here`, and imports what it needs to run later.
-LOCAL = (segmenting, comparing, exporting)
+LOCAL = (segmenting, comparing, exporting, modelling)
 DEFAULT_URL = "http://127.0.0.1:8080"
 JOB_TYPES = ("TISSUE_MASK", "SEGMENT_CELLS", "INSTANSEG_WSI")
 STAINS = ("he", "hdab")
@@ -35,6 +35,8 @@ examples:
       say how large a pixel is, look at a part only, fetch the files when done
   microtome submit slide:7b0c… --policy continue
       a slide that is on the server already; go on in its branch if a job fails
+  microtome submit slide:7b0c… --tissue edited.geojson --watch
+      only the cells inside of polygons that you drew, in QuPath for example
   microtome submit --file workflow.json
       a whole graph of jobs, as the API takes it (POST /api/v1/workflows)
 """
@@ -102,6 +104,13 @@ def _submit(commands: Commands) -> None:
     submit.add_argument("--batch-size", type=int, help="tiles that the network takes at once")
     submit.add_argument("--stain", choices=STAINS, help="he (hematoxylin and eosin, the default) or hdab")
     submit.add_argument("--region", type=region, metavar="X,Y,W,H", help="only this part, in pixels of the slide")
+    submit.add_argument(
+        "--tissue",
+        type=Path,
+        metavar="GEOJSON",
+        help="what counts as tissue, instead of what is found: polygons in pixels of the slide, such as an edited "
+        "tissue.geojson of a job",
+    )
     submit.add_argument("--policy", choices=POLICIES, help="what the failure of a job means for those after it")
     submit.add_argument("--draft", action="store_true", help="only record it; `microtome start` starts it")
     submit.add_argument("--watch", action="store_true", help="show the progress until it is done")

@@ -24,8 +24,6 @@ from microtome.segmentation.embed import fold_normalisation
 OPSET, IR_VERSION = 17, 8
 CLAMP = (-2.0, 3.0)
 _EPSILON = 1e-5
-# A seed map of exactly 0 after the head's own scaling by 1/15 and shift by 1/2.
-_NO_SEED = np.float32(-7.5)
 
 
 def network_bytes(structure: Structure, weights: Weights, object_class: int, foreground: float) -> bytes:
@@ -123,18 +121,18 @@ class _Writer:
 
     def logits(self, parts: list[str], dim_seeds: int, foreground: float) -> None:
         """Write `y` from what the decoders gave."""
+        whole = parts[0] if len(parts) == 1 else self._node("Concat", parts, "all_heads", axis=1)
         if dim_seeds == 1:
-            self._node("Concat", parts, "y", axis=1)
+            self.nodes[-1].output[0] = "y"
             return
-        whole = self._node("Concat", parts, "heads", axis=1)
         sizes = self._constant("channels", np.array([EMBEDDING + MAX_SIGMA, 1, 1], np.int64))
         from onnx import helper
 
         names = ["shape", "seed_map", "anything"]
         self.nodes.append(helper.make_node("Split", [whole, sizes], names, name="split_heads", axis=1))
-        least = self._constant("least", np.array(_largest_logit_at(foreground), np.float32))
+        least = self._constant("least", np.array(largest_logit_at(foreground), np.float32))
         kept = self._node("Greater", ["anything", least], "there")
-        absent = self._constant("no_seed", np.array(_NO_SEED, np.float32))
+        absent = self._constant("no_seed", np.array(no_seed(), np.float32))
         self._node("Concat", ["shape", self._node("Where", [kept, "seed_map", absent], "seeds")], "y", axis=1)
 
     def adaptor(self, adaptor: Adaptor, at: str) -> str:
@@ -209,7 +207,12 @@ class _Writer:
         return output
 
 
-def _largest_logit_at(probability: float) -> np.float32:
+def no_seed() -> np.float32:
+    """The seed map's logit that is exactly 0 after the head's own scaling by 1/15 and shift by 1/2."""
+    return np.float32(-7.5)
+
+
+def largest_logit_at(probability: float) -> np.float32:
     """The largest float32 whose float32 sigmoid does not exceed `probability`: above it a second seed map says yes."""
     one = np.float32(1)
 

@@ -10,7 +10,7 @@ from microtome.errors import InvalidRequest
 
 
 class ModelRefused(InvalidRequest):
-    """This is no model that Microtome can run."""
+    """The file holds no model that Microtome can run."""
 
     code = "model-refused"
 

@@ -12,6 +12,7 @@ not run in `forward`: the head and the loss apply it to the pixels around a seed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ class Decoder(nn.Module):
         super().__init__()
         deep = list(layers)[::-1]
         self.decoder = nn.ModuleList(
-            [DecoderBlock(before, after, after, norm=norm) for before, after in zip(deep[:-1], deep[1:], strict=True)]
+            [DecoderBlock(before, after, after, norm=norm) for before, after in pairwise(deep)]
         )
         self.final_block = nn.ModuleList(
             [convolution(deep[-1], channels, 1, active=False, norm=norm) for channels in heads]
@@ -121,10 +122,7 @@ class InstanSegUNet(nn.Module):
     ) -> None:
         super().__init__()
         blocks = [EncoderBlock(channels, layers[0], pool=False, norm=norm)]
-        blocks += [
-            EncoderBlock(before, after, pool=True, norm=norm)
-            for before, after in zip(layers[:-1], layers[1:], strict=True)
-        ]
+        blocks += [EncoderBlock(before, after, pool=True, norm=norm) for before, after in pairwise(layers)]
         self.encoder = nn.ModuleList(blocks)
         self.decoders = nn.ModuleList([Decoder(layers, each, norm=norm) for each in heads])
         self.pixel_classifier = PixelClassifier(classifier_inputs, classifier_width)
