@@ -34,7 +34,9 @@ _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 @dataclass(frozen=True, slots=True)
 class Density:
-    """Values on a grid: `values` float32 [rows, columns] in `unit`, bins of `edge` `edge_unit`; `top`: of the colours."""
+    """Values on a grid: `values` float32 [rows, columns] in `unit`, bins of `edge` in `edge_unit`; colours end
+    at the value `top`.
+    """
 
     values: NDArray[np.float32]
     edge: float

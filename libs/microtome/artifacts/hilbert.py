@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,19 +14,24 @@ def hilbert_index(x: NDArray[np.int64], y: NDArray[np.int64], order: int) -> NDA
     scale the quadrant contributes its position, then the square is turned so that the curve of
     the next scale begins and ends at the right corners.
     """
-    x, y = x.copy(), y.copy()
-    distance = np.zeros_like(x)
-    side = 1 << (order - 1)
-    while side:
-        right = (x & side) > 0
-        lower = (y & side) > 0
-        distance += side * side * ((3 * right) ^ lower)
-        flip = ~lower & right
-        x[flip] = side - 1 - (x[flip] & (side - 1))
-        y[flip] = side - 1 - (y[flip] & (side - 1))
-        turn = ~lower
-        x[turn], y[turn] = y[turn], x[turn].copy()
-        x &= side - 1
-        y &= side - 1
-        side >>= 1
+    distance = np.empty(x.size, np.int64)
+    _walk(np.asarray(x, np.int64), np.asarray(y, np.int64), order, distance)
     return distance
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _walk(xs: NDArray[np.int64], ys: NDArray[np.int64], order: int, distance: NDArray[np.int64]) -> None:
+    for index in range(xs.size):
+        x, y, total = xs[index], ys[index], np.int64(0)
+        for bit in range(order - 1, -1, -1):
+            side = np.int64(1) << bit
+            right, lower = (x & side) > 0, (y & side) > 0
+            total += side * side * ((3 if right else 0) ^ (1 if lower else 0))
+            if not lower:
+                if right:
+                    x = side - 1 - (x & (side - 1))
+                    y = side - 1 - (y & (side - 1))
+                x, y = y, x
+            x &= side - 1
+            y &= side - 1
+        distance[index] = total

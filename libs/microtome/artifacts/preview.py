@@ -5,6 +5,7 @@ side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,8 @@ class Preview:
         if not len(cells):
             return
         fixed = np.round(cells.points * (self._scale * (1 << _SHIFT))).astype(np.int32)
-        rings = np.split(fixed, cells.offsets[1:-1])
+        ends = cells.offsets.tolist()
+        rings = [fixed[start:end] for start, end in pairwise(ends)]
         cv2.polylines(self._canvas, rings, True, _CELLS, 1, cv2.LINE_AA, _SHIFT)
 
     @property
