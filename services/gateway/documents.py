@@ -7,7 +7,7 @@ is decided where slides are known.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -53,6 +53,20 @@ class NormalisationIn(_Strict):
         return self
 
 
+class GeoJsonIn(BaseModel):
+    """A GeoJSON Polygon, MultiPolygon, Feature or FeatureCollection of these, in level-0 pixels from the upper left.
+
+    What else it holds is passed over, so that what QuPath exports can be given as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: Literal["Polygon", "MultiPolygon", "Feature", "FeatureCollection"]
+    coordinates: list[Any] | None = Field(default=None, description="Closed rings of [x, y].")
+    geometry: dict[str, Any] | None = Field(default=None, description="Of a Feature.")
+    features: list[Any] | None = Field(default=None, description="Of a FeatureCollection.")
+
+
 class ParametersIn(_Strict):
     """What a user may choose for a job. Absent means: the server's default."""
 
@@ -71,6 +85,12 @@ class ParametersIn(_Strict):
     region: RegionIn | None = Field(default=None, description="Only this part of the slide, in level-0 pixels.")
     normalisation: NormalisationIn | None = Field(
         default=None, description="Intensities that the model sees as 0 and 1, instead of measured ones."
+    )
+
+    tissue: GeoJsonIn | None = Field(
+        default=None,
+        description="What counts as tissue, instead of what is found: cells count that lie inside by their seed. The "
+        "file tissue.geojson of a job, edited, will do. The normalisation stays the slide's own.",
     )
 
     @model_validator(mode="after")

@@ -81,6 +81,7 @@ _PARAMETERS: Json = {
     "stain": None,
     "region": None,
     "normalisation": None,
+    "tissue": None,
 }
 _MASK: Json = {
     "id": MASK_ID,

@@ -44,6 +44,13 @@ KINDS: Mapping[str, Kind] = {
         "one workflow.",
         "Correct what `detail` names.",
     ),
+    "invalid-tissue": Kind(
+        422,
+        "Not an area on the slide",
+        "What was drawn as tissue is no GeoJSON polygon, is not closed, has numbers that are none, lies beside the "
+        "slide, or has too many points.",
+        "Correct what `detail` names.",
+    ),
     "unreadable-slide": Kind(
         422,
         "Not a slide",

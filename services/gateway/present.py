@@ -205,7 +205,12 @@ def _parameters(chosen: messages.JobParameters | None) -> dict[str, Any]:
         "stain": _STAININGS.get(chosen.staining),
         "region": None if region is None else _region(region),
         "normalisation": None if normalisation is None else {"low": normalisation.low, "high": normalisation.high},
+        "tissue": None if chosen.tissue is None else _drawn(chosen.tissue),
     }
+
+
+def _drawn(tissue: messages.TissueOutline) -> dict[str, Any]:
+    return {"sha256": tissue.sha256, "polygons": tissue.polygons, "vertices": tissue.vertices}
 
 
 def _region(region: messages.Region) -> dict[str, int]:

@@ -10,7 +10,9 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from microtome.contracts import messages
 from microtome.contracts.messages import (
     Branch,
     BranchPolicy,
@@ -23,7 +25,8 @@ from microtome.contracts.messages import (
     Stain,
     Staining,
 )
-from microtome.errors import InvalidRequest, InvalidWorkflow, UnknownModel, UnknownMpp, UnsuitableSlide
+from microtome.errors import InvalidRequest, InvalidTissue, InvalidWorkflow, UnknownModel, UnknownMpp, UnsuitableSlide
+from microtome.tissue.outline import TissueOutline, read_outline
 from services.gateway.documents import MAX_PIXELS, MIN_CORE, BranchIn, JobIn, ParametersIn
 
 _TYPES = {kind.name: kind for kind in JobType if kind is not JobType.UNSPECIFIED}
@@ -58,15 +61,33 @@ def specs(
     ids: Mapping[str, str],
     slides: Mapping[str, SlideRegistered],
     defaults: Defaults,
+    drawn: Mapping[str, TissueOutline] = MappingProxyType({}),
     *,
     draft: bool = False,
 ) -> tuple[JobSpec, ...]:
     """The jobs as they are recorded. `ids`: global ids by key, also of other jobs that they may depend on.
 
-    `draft`: whether a job that does not say is one.
+    `drawn`: what was drawn as tissue, by the jobs' keys. `draft`: whether a job that does not say is one.
     Raises `InvalidWorkflow`, `InvalidRequest`, `UnknownModel`, `UnknownMpp`, `UnsuitableSlide`.
     """
-    return tuple(_spec(job, ids, slides, defaults, draft=draft) for job in jobs)
+    return tuple(_spec(job, ids, slides, defaults, drawn.get(job.key), draft=draft) for job in jobs)
+
+
+def outlines(jobs: Iterable[JobIn], slides: Mapping[str, SlideRegistered]) -> dict[str, TissueOutline]:
+    """What the jobs say is tissue, by their keys, checked against their slides; slow for large ones.
+
+    Raises `InvalidTissue`.
+    """
+    drawn: dict[str, TissueOutline] = {}
+    for job in jobs:
+        slide, given = slides.get(job.slide_id), job.parameters.tissue
+        if slide is None or given is None:
+            continue
+        try:
+            drawn[job.key] = read_outline(given.model_dump(), slide.width, slide.height)
+        except InvalidTissue as error:
+            raise InvalidTissue(f"Job {job.key!r}: {error.detail}") from None
+    return drawn
 
 
 def branches(chosen: Iterable[BranchIn]) -> tuple[Branch, ...]:
@@ -80,7 +101,13 @@ def branches(chosen: Iterable[BranchIn]) -> tuple[Branch, ...]:
 
 
 def _spec(
-    job: JobIn, ids: Mapping[str, str], slides: Mapping[str, SlideRegistered], defaults: Defaults, *, draft: bool
+    job: JobIn,
+    ids: Mapping[str, str],
+    slides: Mapping[str, SlideRegistered],
+    defaults: Defaults,
+    drawn: TissueOutline | None,
+    *,
+    draft: bool,
 ) -> JobSpec:
     if job.type not in _TYPES:
         known = ", ".join(_TYPES)
@@ -100,7 +127,7 @@ def _spec(
         branch=job.branch,
         # A key that names no job stays as it is, so that the domain can name it.
         depends_on=tuple(ids.get(key, key) for key in job.depends_on),
-        parameters=_parameters(job.parameters),
+        parameters=_parameters(job.parameters, drawn),
         draft=draft if job.draft is None else job.draft,
         expected_tiles=1 if kind is JobType.TISSUE_MASK else _tiles(job.parameters, slide, core, defaults.model_mpp),
     )
@@ -173,7 +200,7 @@ def _tiles(chosen: ParametersIn, slide: SlideRegistered, core: int, model_mpp: f
     return min(across * down, MAX_PIXELS)
 
 
-def _parameters(chosen: ParametersIn) -> JobParameters:
+def _parameters(chosen: ParametersIn, drawn: TissueOutline | None) -> JobParameters:
     region, normalisation = chosen.region, chosen.normalisation
     return JobParameters(
         mpp=chosen.mpp,
@@ -187,4 +214,7 @@ def _parameters(chosen: ParametersIn) -> JobParameters:
         normalisation=None
         if normalisation is None
         else Normalisation(low=tuple(normalisation.low), high=tuple(normalisation.high)),
+        tissue=None
+        if drawn is None
+        else messages.TissueOutline(sha256=drawn.sha256, polygons=len(drawn.polygons), vertices=drawn.vertices),
     )

@@ -8,23 +8,28 @@ does.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 from microtome.contracts.codec import to_bytes
-from microtome.contracts.messages import Event, JobsAdded, JobSpec, SlideRegistered
+from microtome.contracts.messages import Event, JobsAdded, SlideRegistered
 from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.commands import AddJobs, Submit
 from microtome.domain.limits import Limits
 from microtome.domain.workflow import Workflow, decide, evolve
-from microtome.errors import ConcurrencyConflict, Conflict, InvalidWorkflow
+from microtome.errors import ConcurrencyConflict, Conflict, InvalidWorkflow, SlideGone
 from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
 from microtome.readmodels.queries import Queries
 from microtome.readmodels.rows import WorkflowRecord
+from microtome.tissue.outline import TissueOutline
+from microtome.tissue.store import save_outline
 from microtome.workflows import Workflows, new_event, stream_of
 from services.gateway.documents import JobIn, JobsIn, WorkflowIn
-from services.gateway.specs import Defaults, branches, job_ids, specs
+from services.gateway.quota import full_disk
+from services.gateway.specs import Defaults, branches, job_ids, outlines, specs
 
 _NAMESPACE = uuid.UUID("0d0c2f0b-7b0e-4f5a-9a53-1f1c8a6f5b52")
 # Half of what the bus takes in one message.
@@ -39,8 +44,15 @@ class Submissions:
     """Accepts workflows and further jobs for them."""
 
     def __init__(
-        self, log: EventLog, queries: Queries, workflows: Workflows, limits: Limits, defaults: Defaults
+        self,
+        log: EventLog,
+        queries: Queries,
+        workflows: Workflows,
+        limits: Limits,
+        defaults: Defaults,
+        data_dir: Path,
     ) -> None:
+        self._data_dir = data_dir
         self._log = log
         self._queries = queries
         self._workflows = workflows
@@ -66,10 +78,14 @@ class Submissions:
         idempotency key was used for a different workflow.
         """
         workflow_id = str(workflow_id_for(user_id, idempotency_key))
-        jobs = await self._specs(user_id, wanted.jobs, job_ids(workflow_id, wanted.jobs), draft=wanted.draft)
+        slides = await self._slides(user_id, wanted.jobs)
+        drawn = await self._drawn(wanted.jobs, slides)
+        ids = job_ids(workflow_id, wanted.jobs)
+        jobs = specs(wanted.jobs, ids, slides, self.defaults, drawn, draft=wanted.draft)
         command = Submit(workflow_id, user_id, wanted.name, jobs, branches(wanted.branches))
         events = decide(None, command)
         _check_size(*(to_bytes(event) for event in events))
+        await self._keep(wanted.jobs, slides, drawn)
         new = _new_events(events, user_id, _submission_id(workflow_id), wanted, idempotency_key)
         stored = await self._log.append(Append(stream_of(workflow_id), 0, new))
         crash_point(CrashPoint.GATEWAY_AFTER_COMMIT_BEFORE_ANSWER)
@@ -97,6 +113,7 @@ class Submissions:
         Raises the same, and `Conflict` when a key is taken.
         """
         slides = await self._slides(user_id, wanted.jobs)
+        drawn = await self._drawn(wanted.jobs, slides)
         for _ in range(_TRIES):
             before = await self.added_before(user_id, workflow_id, wanted, idempotency_key)
             if before is not None:
@@ -104,8 +121,9 @@ class Submissions:
             workflow, version = await self._workflows.load(workflow_id)
             # Of all jobs, because new ones may depend on those that are there.
             ids = {job.key: job_id for job_id, job in workflow.jobs.items()} | job_ids(workflow_id, wanted.jobs)
-            jobs = specs(wanted.jobs, ids, slides, self.defaults, draft=wanted.draft)
+            jobs = specs(wanted.jobs, ids, slides, self.defaults, drawn, draft=wanted.draft)
             events = decide(workflow, AddJobs(jobs, branches(wanted.branches)), self._limits)
+            await self._keep(wanted.jobs, slides, drawn)
             if not events or await self._appended(workflow, version, events, wanted, idempotency_key):
                 return tuple(job.job_id for job in jobs)
         raise ConcurrencyConflict
@@ -135,10 +153,26 @@ class Submissions:
         events = await self._log.read_stream(stream_of(workflow_id))
         return next((event for event in events if event.event_id == event_id), None)
 
-    async def _specs(
-        self, user_id: str, jobs: Sequence[JobIn], ids: Mapping[str, str], *, draft: bool
-    ) -> tuple[JobSpec, ...]:
-        return specs(jobs, ids, await self._slides(user_id, jobs), self.defaults, draft=draft)
+    async def _drawn(self, jobs: Sequence[JobIn], slides: Mapping[str, SlideRegistered]) -> Mapping[str, TissueOutline]:
+        """What the jobs say is tissue, by their keys. Raises `InvalidTissue`."""
+        if all(job.parameters.tissue is None for job in jobs):
+            return {}
+        return await asyncio.to_thread(outlines, jobs, slides)
+
+    async def _keep(
+        self, jobs: Sequence[JobIn], slides: Mapping[str, SlideRegistered], drawn: Mapping[str, TissueOutline]
+    ) -> None:
+        """Keep what was drawn beside its slides before a job refers to it; events hold its digest only."""
+        for job in jobs:
+            if job.key not in drawn:
+                continue
+            slide = self._data_dir / slides[job.slide_id].path
+            try:
+                await asyncio.to_thread(save_outline, drawn[job.key], slide)
+            except FileNotFoundError:
+                raise SlideGone from None
+            except OSError as error:
+                raise full_disk(error) from error
 
     async def _slides(self, user_id: str, jobs: Iterable[JobIn]) -> Mapping[str, SlideRegistered]:
         """The user's slides that the jobs name, by id; those that are not there are left out."""

@@ -139,6 +139,14 @@ class Normalisation(View):
     high: list[float]
 
 
+class DrawnTissue(View):
+    """What the user drew as tissue; the job's file tissue_drawn.geojson has it."""
+
+    sha256: str
+    polygons: int
+    vertices: int
+
+
 class Parameters(View):
     """What the user chose for a job; null means the server's default."""
 
@@ -151,6 +159,7 @@ class Parameters(View):
     stain: StainingName | None
     region: Region | None = Field(description="The part of the slide, in level-0 pixels; null: all of it.")
     normalisation: Normalisation | None
+    tissue: DrawnTissue | None = Field(description="What counts as tissue; null: what is found.")
 
 
 class Job(View):

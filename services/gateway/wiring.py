@@ -139,7 +139,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             queries=queries,
             workflows=deciding,
             showing=showing,
-            submissions=Submissions(log, queries, deciding, limits, defaults),
+            submissions=Submissions(log, queries, deciding, limits, defaults, settings.microtome_data_dir),
             registrar=registrar,
             uploads=uploads,
             quota=Quota(uploading, settings.microtome_data_dir, settings.user_quota_bytes, settings.max_open_uploads),

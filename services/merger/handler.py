@@ -23,6 +23,7 @@ from microtome.leases.lease import Progress
 from microtome.process import Process
 from microtome.tilestore import ResultStore
 from microtome.tissue.region import Region
+from microtome.tissue.store import outline_of
 from services.merger.making import Order, make_artifacts
 from services.merger.turns import Turns
 
@@ -64,13 +65,17 @@ class MergeHandler:
             cells=attempt.progress.cells,
         )
         await tell_progress(self._process.bus, attempt, "merge")
+        parameters = attempt.context.spec.parameters or JobParameters()
+        slide_path = self._data_dir / attempt.context.slide.path
+        drawn = parameters.tissue
         order = Order(
             work=work,
             job_type=attempt.context.spec.type,
             slide=attempt.context.slide,
-            slide_path=self._data_dir / attempt.context.slide.path,
+            slide_path=slide_path,
             results=self._results,
-            region=Region.like((attempt.context.spec.parameters or JobParameters()).region),
+            region=Region.like(parameters.region),
+            outline=None if drawn is None else await asyncio.to_thread(outline_of, slide_path, drawn.sha256),
         )
         result = await self._make(attempt, order)
         crash_point(CrashPoint.MERGER_AFTER_RENAME_BEFORE_APPEND)

@@ -21,6 +21,7 @@ from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.stains import HDAB, HE
 from microtome.tilestore import ResultGone, ResultStore
+from microtome.tissue.outline import TissueOutline
 from microtome.tissue.region import Region
 from microtome.tissue.tiles import tiles_with_tissue
 
@@ -35,6 +36,8 @@ class Order:
     slide_path: Path
     results: ResultStore
     region: Region | None
+    # What the user drew as tissue.
+    outline: TissueOutline | None = None
 
 
 def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
@@ -48,8 +51,9 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
     mask = order.results.mask(work.tissue_key)
     of = making.Order(
         slide=_slide(order),
-        mask=mask,
+        mask=mask if order.outline is None else order.outline.drawn(mask),
         region=order.region,
+        outline=order.outline,
         stage_seconds={stage.stage: stage.seconds for stage in work.stage_seconds},
         notes=work.notes,
     )
@@ -57,7 +61,8 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
         return _result(making.write_tissue(of, folder))
     grid = Grid(work.grid_width, work.grid_height, work.tile_size, work.halo)
     # By the mask of the whole slide, as the tiler chose them: the edge of a region is no edge of the tissue.
-    wanted = along_curve(tiles_with_tissue(grid, mask, work.scale, order.region))
+    where = mask if order.outline is None else order.outline.touched(mask)
+    wanted = along_curve(tiles_with_tissue(grid, where, work.scale, order.region))
     how = _segmentation(work, grid, wanted)
     tiles = _tiles(order, wanted)
     return _result(making.write_segmentation(tiles, of, how, folder, progress))

@@ -183,6 +183,7 @@ class PlanHandler:
             self._settings.tile_overlap if parameters.halo is None else parameters.halo,
             0 if given else SAMPLES[context.spec.type],
             Region.like(parameters.region),
+            None if parameters.tissue is None else parameters.tissue.sha256,
             self._results_root,
         )
         seconds = layout.seconds

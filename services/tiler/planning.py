@@ -25,7 +25,7 @@ from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
 from microtome.tissue.mask import ALGORITHM, find_tissue
 from microtome.tissue.region import Region
-from microtome.tissue.store import save_mask
+from microtome.tissue.store import outline_of, save_mask
 from microtome.tissue.tiles import tiles_of, tiles_with_tissue
 
 
@@ -115,12 +115,16 @@ def lay_out(
     halo: int,
     samples: int,
     region: Region | None,
+    drawn: str | None,
     results: Path,
 ) -> Layout:
     """Lay the grid, skip glass, choose at most `samples` tiles for the normalisation.
 
+    `drawn`: the digest of what the user drew as tissue instead of what was found. The normalisation is measured on what
+    was found all the same, so that all jobs share their tiles; only where nothing was found, on what was drawn.
     Raises `UnknownMpp`, `UnreadableSlide`, `ResultGone` without the tissue mask, `ConfigurationError` for a grid
-    without cores, and `InvalidRequest` for a halo with which tiles would not join exactly or a region off the slide.
+    without cores, `NotFound` without what was drawn, and `InvalidRequest` for a halo with which tiles would not join
+    exactly or a region off the slide.
     """
     began = time.perf_counter()
     if halo < model.halo_min:
@@ -133,15 +137,17 @@ def lay_out(
     grid, scale = Grid(reader.width, reader.height, tile_size, halo), reader.scale[0]
     everywhere = tiles_with_tissue(grid, mask, scale)
     wanted, total = everywhere, len(grid)
+    if drawn is not None:
+        wanted = tiles_with_tissue(grid, outline_of(source.path, drawn).touched(mask), scale)
     if region is not None:
         region.check_on(mask.level0_width, mask.level0_height)
-        wanted = [tile for tile in everywhere if region.meets(tile.core, scale)]
+        wanted = [tile for tile in wanted if region.meets(tile.core, scale)]
         total = sum(1 for _ in tiles_of(grid, scale, region))
     return Layout(
         grid=grid,
         tiles_total=total,
         wanted=_addresses(wanted),
-        samples=_addresses(spread(everywhere, samples)),
+        samples=_addresses(spread(everywhere or wanted, samples)),
         scale=scale,
         notes=reader.notes,
         seconds=time.perf_counter() - began,

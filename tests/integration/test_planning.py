@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from microtome.contracts.messages import Staining
-from microtome.errors import InvalidRequest
+from microtome.errors import InvalidRequest, NotFound
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.reading import pad_reflect
@@ -17,7 +17,9 @@ from microtome.segmentation.run import sample_histogram
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import write_synthetic_slide
 from microtome.tilestore import LocalPixelStore, ResultStore
+from microtome.tissue.outline import read_outline
 from microtome.tissue.region import Region
+from microtome.tissue.store import save_outline
 from services.tiler.planning import (
     Layout,
     SlideSource,
@@ -38,9 +40,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> SlideSource:
     return SlideSource(tenant="alice", path=path, sha256="a" * 64, mpp=0.5)
 
 
-def planned(source: SlideSource, results: Path, region: Region | None = None) -> tuple[Layout, str]:
+def planned(
+    source: SlideSource, results: Path, region: Region | None = None, drawn: str | None = None
+) -> tuple[Layout, str]:
     """The tiles and their content key."""
-    layout = lay_out(source, plan_tissue(source, results).tissue_key, MODEL, 512, 96, 4, region, results)
+    layout = lay_out(source, plan_tissue(source, results).tissue_key, MODEL, 512, 96, 4, region, drawn, results)
     histogram, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
     normalisation = Normalisation.from_histogram(histogram, MODEL.percentiles)
     return layout, results_key(source, MODEL, layout, normalisation, Staining.HE, "auto")
@@ -104,3 +108,20 @@ def test_a_region_has_tiles_of_the_slides_grid_and_shares_their_results(source: 
     assert just_one.wanted == ((1, 1),)
     with pytest.raises(InvalidRequest, match="1024 x 1024"):
         planned(source, tmp_path, Region(1024, 0, 10, 10))
+
+
+def test_drawn_tissue_chooses_tiles_and_shares_their_results(source: SlideSource, tmp_path: Path) -> None:
+    everything, key = planned(source, tmp_path)
+    ring = [[700, 700], [740, 700], [740, 730], [700, 700]]
+    outline = read_outline({"type": "Polygon", "coordinates": [ring]}, 1024, 1024)
+    save_outline(outline, source.path)
+    part, its_key = planned(source, tmp_path, drawn=outline.sha256)
+    assert its_key == key, "the normalisation is the slide's own, and so are the tiles"
+    assert part.grid == everything.grid
+    assert (1, 1) in part.wanted
+    assert len(part.wanted) < len(everything.wanted)
+    assert part.tiles_total == everything.tiles_total
+    within, _ = planned(source, tmp_path, Region(0, 0, 300, 300), outline.sha256)
+    assert within.wanted == ()
+    with pytest.raises(NotFound, match="Submit the job again"):
+        planned(source, tmp_path, drawn="0" * 64)

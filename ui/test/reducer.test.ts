@@ -12,7 +12,7 @@ function job(changes: Partial<Job> = {}): Job {
     slide_id: "s1",
     branch: "main",
     depends_on: [],
-    parameters: { mpp: null, assume_mpp: null, tile_size: null, halo: null, batch_size: null, model: null, stain: null, region: null, normalisation: null },
+    parameters: { mpp: null, assume_mpp: null, tile_size: null, halo: null, batch_size: null, model: null, stain: null, region: null, normalisation: null, tissue: null },
     draft: false,
     expected_tiles: 100,
     preemptions: 0,

@@ -8,11 +8,13 @@ Refuses: to publish anything (see `microtome.artifacts.store`), and to know of w
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +26,16 @@ from microtome.artifacts.outlines import outlines
 from microtome.artifacts.preview import Preview, reduced, save_jpeg, side_by_side
 from microtome.artifacts.summary import Summary
 from microtome.errors import UnreadableSlide
-from microtome.segmentation.cells import TileCells
+from microtome.segmentation.cells import TileCells, read_cells, write_cells
 from microtome.segmentation.grid import Grid, Tile
+from microtome.segmentation.measuring import MEASUREMENTS
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.seams import Seams, SeamScore
 from microtome.segmentation.stains import HE, Stain
 from microtome.slides.thumbnail import cached_thumbnail
-from microtome.tissue.mask import TissueMask
+from microtome.tissue.mask import ALGORITHM, TissueMask
+from microtome.tissue.outline import TissueOutline
+from microtome.tissue.polygons import geojson
 from microtome.tissue.region import Region
 from microtome.tissue.store import encode_png
 
@@ -60,11 +65,15 @@ class SourceSlide:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What every job's files are made of. `mask`: of the whole slide; `region`: the part that was asked for."""
+    """What every job's files are made of. `mask`: of the whole slide; `region`: the part that was asked for.
+
+    `outline`: what somebody drew as tissue, if anybody did; `mask` is then that drawing.
+    """
 
     slide: SourceSlide
     mask: TissueMask
     region: Region | None = None
+    outline: TissueOutline | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -185,6 +194,9 @@ def _pictures(order: Order, folder: Path) -> Preview:
     """Write mask and thumbnail; return the canvas for the cells, with the tissue's edge on it."""
     mask = _part(order)
     (folder / "tissue_mask.png").write_bytes(encode_png(mask))
+    (folder / "tissue.geojson").write_bytes(geojson(mask))
+    if order.outline is not None:
+        (folder / "tissue_drawn.geojson").write_bytes(order.outline.document)
     # A slide's jobs are merged one after the other, by this process or its like.
     picture = _picture(order.slide.path)
     save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
@@ -212,6 +224,22 @@ def _picture(slide: Path) -> NDArray[np.uint8]:
         raise UnreadableSlide(f"There is no file {slide.name}.") from error
 
 
+def warm_up() -> None:
+    """Compile what writes cells, so that the first job does not wait for it."""
+    grid = Grid(64, 64, 64, 0)
+    seed = np.array([32], np.int32)
+    ring = np.array([[64, 60], [70, 66], [64, 72], [58, 66]], np.int32)
+    measured = np.ones((1, len(MEASUREMENTS)), np.float32)
+    cell = TileCells(0, 0, seed, seed, seed, measured[0, :1], np.array([0, 4], np.int32), ring, measured)
+    with tempfile.TemporaryDirectory() as name:
+        # From a file, as compiled code tells arrays that may be written from others.
+        path = Path(name) / "tile.arrow"
+        write_cells(cell, path)
+        SeamScore(grid).add(read_cells(path))
+        with CellFiles(Path(name), 0.5, HE, {}) as files:
+            files.append(outlines(read_cells(path), 1.0, "0" * 64, 0.5))
+
+
 def _write_cells(
     results: Iterator[TileCells],
     order: Order,
@@ -230,6 +258,7 @@ def _write_cells(
             # Seams are those of the tiles: a region's edge is none.
             seams.add(result)
             tile = result if region is None else region.choose(result, scale)
+            tile = tile if order.outline is None else order.outline.choose(tile, scale)
             on_slide = outlines(tile, scale, key, slide.mpp)
             files.append(on_slide)
             preview.cells(on_slide)
@@ -268,8 +297,8 @@ def _notes(order: Order, segmentation: Segmentation, cells: int) -> tuple[str, .
 
 def _summary(order: Order, job_type: str, seconds: Mapping[str, float], notes: tuple[str, ...]) -> Summary:
     slide, region = order.slide, order.region
-    area = _part(order).area_mm2
     fraction = order.mask.fraction if region is None else region.fraction(order.mask)
+    area = _area_mm2(order)
     stages = {stage: round(value, 4) for stage, value in sorted(seconds.items())}
     return Summary(
         job_type=job_type,
@@ -284,4 +313,23 @@ def _summary(order: Order, job_type: str, seconds: Mapping[str, float], notes: t
         stage_seconds={**order.stage_seconds, **stages},
         notes=notes,
         region=None if region is None else asdict(region),
+        tissue=_how_found(order),
     )
+
+
+def _area_mm2(order: Order) -> float | None:
+    """The area of the tissue; of what was drawn as exactly as it was drawn."""
+    slide = order.slide
+    if order.outline is None or order.region is not None:
+        return _part(order).area_mm2
+    if slide.mpp is None:
+        return None
+    return order.outline.area_px(slide.width, slide.height) * (slide.mpp / 1000) ** 2
+
+
+def _how_found(order: Order) -> dict[str, Any]:
+    mask = order.mask
+    found: dict[str, Any] = {"width": mask.bits.shape[1], "height": mask.bits.shape[0], "mpp": mask.mpp}
+    if order.outline is not None:
+        return {**found, "drawn": {"sha256": order.outline.sha256, "polygons": len(order.outline.polygons)}}
+    return {**found, "algorithm": ALGORITHM, "threshold": round(mask.threshold, 4), **asdict(mask.parameters)}

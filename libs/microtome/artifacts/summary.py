@@ -26,6 +26,9 @@ class Summary:
     notes: tuple[str, ...]
     # Level-0 pixels: x, y, width, height of the part that the job is about; None: the whole slide.
     region: dict[str, int] | None = None
+    # How the tissue was found: the size of its mask, µm per mask pixel, the algorithm and its parameters; or that it
+    # was drawn.
+    tissue: dict[str, Any] | None = None
     # Only of a segmentation:
     cells: int | None = None
     cells_per_mm2: float | None = None

@@ -91,11 +91,36 @@ class Cells(TypedDict):
     """Whether only an even sample of them is returned."""
 
 
+class DrawnTissue(TypedDict):
+    """What the user drew as tissue; the job's file tissue_drawn.geojson has it."""
+
+    polygons: int
+    sha256: str
+    vertices: int
+
+
 class FieldProblem(TypedDict):
     """What is wrong with one field of a request."""
 
     detail: str
     field: str
+
+
+class GeoJsonIn(TypedDict):
+    """A GeoJSON Polygon, MultiPolygon, Feature or FeatureCollection of these, in level-0 pixels from the upper
+    left. What else it holds is passed over, so that what QuPath exports can be given as it is.
+    """
+
+    coordinates: NotRequired[list[Any] | None]
+    """Closed rings of [x, y]."""
+
+    features: NotRequired[list[Any] | None]
+    """Of a FeatureCollection."""
+
+    geometry: NotRequired[dict[str, Any] | None]
+    """Of a Feature."""
+
+    type: Literal["Polygon", "MultiPolygon", "Feature", "FeatureCollection"]
 
 
 class Health(TypedDict):
@@ -384,6 +409,8 @@ class Parameters(TypedDict):
 
     stain: Literal["he", "hdab"] | None
     tile_size: int | None
+    tissue: DrawnTissue | None
+    """What counts as tissue; null: what is found."""
 
 
 class ParametersIn(TypedDict):
@@ -420,6 +447,11 @@ class ParametersIn(TypedDict):
 
     tile_size: NotRequired[int | None]
     """Edge with halo, model pixels."""
+
+    tissue: NotRequired[GeoJsonIn | None]
+    """What counts as tissue, instead of what is found: cells count that lie inside by their seed. The file
+    tissue.geojson of a job, edited, will do. The normalisation stays the slide's own.
+    """
 
 
 class PastEvent(TypedDict):

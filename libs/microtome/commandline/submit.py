@@ -40,12 +40,13 @@ async def submit(console: Console, api: ApiClient, options: argparse.Namespace) 
     if not options.slides:
         raise InvalidRequest("Name at least one slide, or a workflow with --file.")
     await asyncio.to_thread(_check_files, options.slides)
+    parameters = await asyncio.to_thread(_parameters, options)
     slides = [await _slide(console, api, name, options) for name in options.slides]
     branches = _branch_names(slides)
     jobs = [
         job
         for slide, branch in zip(slides, branches, strict=True)
-        for job in _jobs(slide, branch, options.types or DEFAULT_TYPES, _parameters(options))
+        for job in _jobs(slide, branch, options.types or DEFAULT_TYPES, parameters)
     ]
     policies = [{"name": branch, "policy": options.policy} for branch in branches] if options.policy else []
     name = options.name or slides[0]["filename"][:200]
@@ -115,4 +116,18 @@ def _jobs(slide: Slide, branch: str, types: Sequence[str], parameters: dict[str,
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     names = ("mpp", "assume_mpp", "model", "tile_size", "halo", "batch_size", "stain", "region")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return chosen if options.tissue is None else {**chosen, "tissue": _tissue(options.tissue)}
+
+
+def _tissue(path: Path) -> dict[str, Any]:
+    try:
+        drawn = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read as GeoJSON: {error}") from None
+    # QuPath writes a bare list of features where it is asked for one.
+    if isinstance(drawn, list):
+        drawn = {"type": "FeatureCollection", "features": drawn}
+    if not isinstance(drawn, dict):
+        raise InvalidRequest(f"{path} holds no GeoJSON object.")
+    return drawn

@@ -35,7 +35,7 @@ _LINES = 4_096
 # Points and edges that are compared at once.
 _AT_ONCE = 4_000_000
 
-DRAWN = "The tissue was drawn by the user, not found on the slide."
+DRAWN = "The tissue was drawn by the user, not found on the slide; cells count by their seed."
 
 
 @dataclass(frozen=True)

@@ -78,13 +78,16 @@ def load_mask(path: Path) -> TissueMask:
         raise UnreadableSlide(f"{path.name} is not a readable tissue mask: {error}.") from error
 
 
-def save_outline(outline: TissueOutline, folder: Path) -> Path:
-    """Keep a drawn outline under its digest, atomically; nothing happens if it is there. Return where it is."""
-    path = folder / f"{outline.sha256}.geojson"
+def save_outline(outline: TissueOutline, slide: Path) -> None:
+    """Keep a drawn outline beside its slide under its digest, atomically; nothing happens if it is there.
+
+    Raises `FileNotFoundError` without the slide's folder, and what else the disk refuses.
+    """
+    path = _outline_path(slide, outline.sha256)
     if path.is_file() and path.read_bytes() == outline.document:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".outline-", dir=folder)
+        return
+    path.parent.mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix="new-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(outline.document)
@@ -94,18 +97,23 @@ def save_outline(outline: TissueOutline, folder: Path) -> Path:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return path
 
 
-def read_saved_outline(folder: Path, sha256: str) -> TissueOutline:
-    """Read a drawn outline. Raises `NotFound` when there is none, or not as it was."""
+def outline_of(slide: Path, sha256: str) -> TissueOutline:
+    """Read an outline that was drawn for the slide at `slide`. Raises `NotFound` without it, or if it has changed."""
+    again = f"({sha256[:12]}…). Submit the job again with it."
     try:
-        document = (folder / f"{sha256}.geojson").read_bytes()
+        document = _outline_path(slide, sha256).read_bytes()
     except OSError as error:
-        raise NotFound(f"The tissue that was drawn for this job is gone ({sha256[:12]}…); submit it again.") from error
+        raise NotFound(f"The tissue that was drawn for this job is gone {again}") from error
     if hashlib.sha256(document).hexdigest() != sha256:
-        raise NotFound(f"The tissue that was drawn for this job is damaged ({sha256[:12]}…); submit it again.")
+        raise NotFound(f"The tissue that was drawn for this job is damaged {again}")
     return load_outline(document)
+
+
+def _outline_path(slide: Path, sha256: str) -> Path:
+    # No slide's own file begins with a dot.
+    return slide.parent / ".tissue" / f"{sha256}.geojson"
 
 
 def encode_png(mask: TissueMask) -> bytes:

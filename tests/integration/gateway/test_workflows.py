@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,63 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
         job(dark, "dark", type="TISSUE_MASK"),
     )
     assert accepted.status_code == 202, accepted.text
+
+
+def square(x: float, y: float, side: float) -> Json:
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+async def test_drawn_tissue_is_kept_once_beside_its_slide_and_known_by_its_digest(gateway: Running) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    folder = gateway.data_dir / "slides" / slide
+    gone = await gateway.submit(job(slide, "a", parameters={"tissue": square(1, 1, 5)}))
+    await gateway.assert_problem(gone, 410, "slide-deleted")
+    folder.mkdir(parents=True)
+    before = await gateway.stored_events()
+    feature = {"type": "Feature", "geometry": square(10, 20, 300), "properties": {"classification": {"name": "Tissue"}}}
+    refused = [
+        (square(9000, 9000, 10), "invalid-tissue", "lies on the slide"),
+        ({"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [5, 1]]]}, "invalid-tissue", "not closed"),
+        ({"type": "Polygon", "coordinates": [[[1, 1], [5, None], [5, 1], [1, 1]]]}, "invalid-tissue", "two numbers"),
+        ({"type": "FeatureCollection", "features": []}, "invalid-tissue", "no polygon"),
+        ({"type": "Point", "coordinates": [1, 2]}, "invalid-request", "parameters.tissue"),
+        ([1, 2], "invalid-request", "parameters.tissue"),
+    ]
+    for tissue, code, says in refused:
+        response = await gateway.submit(job(slide, "a", parameters={"tissue": tissue}))
+        problem = await gateway.assert_problem(response, 422, code)
+        assert says in str(problem), problem
+        assert code != "invalid-tissue" or "'a'" in problem["detail"]
+    assert await gateway.stored_events() == before
+    assert not list(folder.rglob("*.geojson"))
+
+    one = job(slide, "a", parameters={"tissue": feature, "stain": "hdab"})
+    two = job(
+        slide, "b", type="TISSUE_MASK", parameters={"tissue": {"type": "FeatureCollection", "features": [feature]}}
+    )
+    answer = await gateway.submit(one, two, headers={"Idempotency-Key": "drawn"})
+    assert answer.status_code == 202, answer.text
+    first, second = (each["parameters"] for each in answer.json()["jobs"])
+    assert first["stain"] == "hdab"
+    assert second["stain"] is None
+    assert first["tissue"] == second["tissue"]
+    assert (first["tissue"]["polygons"], first["tissue"]["vertices"]) == (1, 5)
+    (kept,) = folder.rglob("*.geojson")
+    assert kept.stem == first["tissue"]["sha256"]
+    again = await gateway.submit(one, two, headers={"Idempotency-Key": "drawn"})
+    assert again.json()["id"] == answer.json()["id"]
+    other = job(slide, "a", parameters={"tissue": square(1, 1, 5)})
+    await gateway.assert_problem(await gateway.submit(other, headers={"Idempotency-Key": "drawn"}), 409, "conflict")
+    # What was drawn is no part of events, however large it is.
+    ring = [[600 + 500 * math.cos(a / 700), 600 + 500 * math.sin(a / 700)] for a in range(4399)]
+    large = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    answer = await gateway.post(
+        f"/workflows/{answer.json()['id']}/jobs", json=job(slide, "large", parameters={"tissue": large})
+    )
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["jobs"][-1]["parameters"]["tissue"]["vertices"] == 4400
+    assert len(answer.content) < 20_000
 
 
 async def test_huge_bodies_are_refused_before_they_are_parsed(gateway: Running) -> None:

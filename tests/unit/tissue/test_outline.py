@@ -19,7 +19,7 @@ from microtome.tissue import outline as outlines
 from microtome.tissue.mask import TissueMask, TissueParameters
 from microtome.tissue.outline import TissueOutline, load_outline, read_outline
 from microtome.tissue.polygons import geojson
-from microtome.tissue.store import read_saved_outline, save_outline
+from microtome.tissue.store import outline_of, save_outline
 
 WIDTH, HEIGHT = 1000, 800
 
@@ -163,17 +163,21 @@ def test_what_is_no_area_is_refused_with_what_to_do(document: object, says: str)
         read(document)
 
 
-def test_an_outline_is_kept_once_and_known_by_its_digest(tmp_path: Path) -> None:
-    outline = read(polygon(square(10, 20, 300.5)))
-    path = save_outline(outline, tmp_path / "tissue")
+def test_an_outline_is_kept_once_beside_its_slide_and_known_by_its_digest(tmp_path: Path) -> None:
+    outline, slide = read(polygon(square(10, 20, 300.5))), tmp_path / "slide.tif"
+    save_outline(outline, slide)
+    (path,) = tmp_path.rglob("*.geojson")
     first = path.stat().st_mtime_ns
-    assert save_outline(outline, tmp_path / "tissue") == path
+    save_outline(outline, slide)
     assert path.stat().st_mtime_ns == first
-    assert read_saved_outline(tmp_path / "tissue", outline.sha256).document == outline.document
+    assert outline_of(slide, outline.sha256).document == outline.document
     path.write_bytes(outline.document[:-9])
     with pytest.raises(NotFound, match="damaged"):
-        read_saved_outline(tmp_path / "tissue", outline.sha256)
-    save_outline(outline, tmp_path / "tissue")
-    assert read_saved_outline(tmp_path / "tissue", outline.sha256).sha256 == outline.sha256
+        outline_of(slide, outline.sha256)
+    save_outline(outline, slide)
+    assert outline_of(slide, outline.sha256).sha256 == outline.sha256
+    assert list(path.parent.iterdir()) == [path]
     with pytest.raises(NotFound, match="gone"):
-        read_saved_outline(tmp_path / "tissue", "0" * 64)
+        outline_of(slide, "0" * 64)
+    with pytest.raises(FileNotFoundError):
+        save_outline(outline, tmp_path / "no such slide" / "slide.tif")

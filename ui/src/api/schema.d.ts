@@ -938,6 +938,18 @@ export interface components {
             sampled: boolean;
         };
         /**
+         * DrawnTissue
+         * @description What the user drew as tissue; the job's file tissue_drawn.geojson has it.
+         */
+        DrawnTissue: {
+            /** Polygons */
+            polygons: number;
+            /** Sha256 */
+            sha256: string;
+            /** Vertices */
+            vertices: number;
+        };
+        /**
          * FieldProblem
          * @description What is wrong with one field of a request.
          */
@@ -946,6 +958,38 @@ export interface components {
             detail: string;
             /** Field */
             field: string;
+        };
+        /**
+         * GeoJsonIn
+         * @description A GeoJSON Polygon, MultiPolygon, Feature or FeatureCollection of these, in level-0 pixels from the upper left.
+         *
+         *     What else it holds is passed over, so that what QuPath exports can be given as it is.
+         */
+        GeoJsonIn: {
+            /**
+             * Coordinates
+             * @description Closed rings of [x, y].
+             */
+            coordinates?: unknown[] | null;
+            /**
+             * Features
+             * @description Of a FeatureCollection.
+             */
+            features?: unknown[] | null;
+            /**
+             * Geometry
+             * @description Of a Feature.
+             */
+            geometry?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "Polygon" | "MultiPolygon" | "Feature" | "FeatureCollection";
+        } & {
+            [key: string]: unknown;
         };
         /**
          * Health
@@ -1445,6 +1489,8 @@ export interface components {
             stain: ("he" | "hdab") | null;
             /** Tile Size */
             tile_size: number | null;
+            /** @description What counts as tissue; null: what is found. */
+            tissue: components["schemas"]["DrawnTissue"] | null;
         };
         /**
          * ParametersIn
@@ -1495,6 +1541,8 @@ export interface components {
              * @description Edge with halo, model pixels.
              */
             tile_size?: number | null;
+            /** @description What counts as tissue, instead of what is found: cells count that lie inside by their seed. The file tissue.geojson of a job, edited, will do. The normalisation stays the slide's own. */
+            tissue?: components["schemas"]["GeoJsonIn"] | null;
         };
         /**
          * PastEvent
@@ -2364,7 +2412,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -2410,7 +2459,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -2546,7 +2596,8 @@ export interface operations {
                      *           "y": 8192
                      *         },
                      *         "stain": null,
-                     *         "tile_size": null
+                     *         "tile_size": null,
+                     *         "tissue": null
                      *       },
                      *       "preemptions": 0,
                      *       "progress": 0,
@@ -2657,7 +2708,8 @@ export interface operations {
                      *           "y": 8192
                      *         },
                      *         "stain": null,
-                     *         "tile_size": null
+                     *         "tile_size": null,
+                     *         "tissue": null
                      *       },
                      *       "preemptions": 0,
                      *       "progress": 0,
@@ -3045,7 +3097,8 @@ export interface operations {
                      *           "y": 8192
                      *         },
                      *         "stain": null,
-                     *         "tile_size": null
+                     *         "tile_size": null,
+                     *         "tissue": null
                      *       },
                      *       "preemptions": 0,
                      *       "progress": 0,
@@ -3602,7 +3655,8 @@ export interface operations {
                      *           "y": 8192
                      *         },
                      *         "stain": null,
-                     *         "tile_size": null
+                     *         "tile_size": null,
+                     *         "tissue": null
                      *       },
                      *       "preemptions": 0,
                      *       "progress": 0,
@@ -3712,7 +3766,8 @@ export interface operations {
                      *           "y": 8192
                      *         },
                      *         "stain": null,
-                     *         "tile_size": null
+                     *         "tile_size": null,
+                     *         "tissue": null
                      *       },
                      *       "preemptions": 0,
                      *       "progress": 0,
@@ -5537,7 +5592,8 @@ export interface operations {
                      *                 "normalisation": null,
                      *                 "region": null,
                      *                 "stain": null,
-                     *                 "tile_size": null
+                     *                 "tile_size": null,
+                     *                 "tissue": null
                      *               },
                      *               "preemptions": 0,
                      *               "progress": 0,
@@ -5583,7 +5639,8 @@ export interface operations {
                      *                   "y": 8192
                      *                 },
                      *                 "stain": null,
-                     *                 "tile_size": null
+                     *                 "tile_size": null,
+                     *                 "tissue": null
                      *               },
                      *               "preemptions": 0,
                      *               "progress": 0,
@@ -5751,7 +5808,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -5797,7 +5855,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -5924,7 +5983,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -5970,7 +6030,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6148,7 +6209,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6194,7 +6256,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6432,7 +6495,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6478,7 +6542,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6672,7 +6737,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6718,7 +6784,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6838,7 +6905,8 @@ export interface operations {
                      *             "normalisation": null,
                      *             "region": null,
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
@@ -6884,7 +6952,8 @@ export interface operations {
                      *               "y": 8192
                      *             },
                      *             "stain": null,
-                     *             "tile_size": null
+                     *             "tile_size": null,
+                     *             "tissue": null
                      *           },
                      *           "preemptions": 0,
                      *           "progress": 0,
