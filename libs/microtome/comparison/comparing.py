@@ -19,7 +19,7 @@ from microtome.scoring.outlines import match_outlines
 from microtome.scoring.scores import THRESHOLDS
 
 # About as many cells lie in the window that is shown enlarged.
-_WINDOW_CELLS = 200
+_WINDOW_CELLS = 60
 _FEWEST = 10
 
 

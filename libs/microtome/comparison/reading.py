@@ -8,6 +8,7 @@ Refuses: files that cannot be read, and GeoJSON in one line that is larger than 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -140,7 +141,8 @@ def read_labels(path: Path) -> NDArray[np.int32]:
             import tifffile
 
             labels = np.squeeze(tifffile.imread(path))
-    except (OSError, ValueError, SyntaxError) as error:
+    # What is wrong with a picture, its readers say in many ways.
+    except (OSError, ValueError, SyntaxError, LookupError, struct.error) as error:
         raise InvalidRequest(f"{path} is not a label image: {error}") from error
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
         raise InvalidRequest(f"{path} is no label image: {labels.dtype} {labels.shape} instead of a plane of integers.")
