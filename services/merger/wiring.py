@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from microtome.artifacts import making
 from microtome.artifacts.store import ArtifactStore
 from microtome.bus.queue import Delivery
 from microtome.bus.topology import MERGE
@@ -24,6 +25,7 @@ async def serve(stop: asyncio.Event) -> None:
     settings = MergerSettings.from_environment()
     async with connected("merger", settings, warms_up=True) as process:
         await asyncio.to_thread(resample.warm_up)
+        await asyncio.to_thread(making.warm_up)
         metrics = WorkerMetrics(process.registry)
         await clear_artifacts(process.queries, ArtifactStore(settings.microtome_data_dir / "artifacts"))
         handler = MergeHandler(process, settings.microtome_data_dir, settings.merger_jobs)

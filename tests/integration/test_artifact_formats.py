@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import tifffile
 from PIL import Image
 
 from microtome.artifacts.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS
+from microtome.artifacts.store import ArtifactStore
 from microtome.contracts.messages import JobType, MergeWork, MppSource, Normalisation, SlideRegistered, StageSeconds
 from microtome.errors import UnreadableSlide
 from microtome.segmentation.cells import write_cells
@@ -41,7 +45,7 @@ CELL_FILES = {
     "cells.parquet", "cells.geojson", "cells.csv", "cells.fgb", "density.png", "density.tif", "combined.jpg",
 }  # fmt: skip
 KEY, TISSUE = "ab" * 32, "cd" * 32
-FILES = {"tissue_mask.png", "thumbnail.jpg", "overlay.jpg", "summary.json"}
+FILES = {"tissue_mask.png", "tissue.geojson", "thumbnail.jpg", "overlay.jpg", "summary.json"}
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,42 @@ def test_the_same_results_make_the_same_files(segmented: Segmented, folder: Path
     for path in once.iterdir():
         if path.name != "summary.json":  # which says how long it took
             assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def _make_and_die(order: Order, folder: Path, after: int) -> None:
+    def die(tiles: int, _cells: int) -> None:
+        if tiles == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with ArtifactStore(folder).draft("job", 1) as draft:
+        make_artifacts(order, draft, die)
+
+
+def test_a_killed_merger_leaves_what_the_next_attempt_sweeps_and_makes_again(
+    segmented: Segmented, folder: Path
+) -> None:
+    store = ArtifactStore(folder / "killed")
+    killed = multiprocessing.get_context("spawn").Process(
+        target=_make_and_die, args=(segmented.order, folder / "killed", 2)
+    )
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
+    # What is put together only at the end had no name yet.
+    left = {path.name for path in (folder / "killed").glob("job/.draft-*/*")}
+    assert left
+    assert "cells.fgb" not in left
+    assert left < FILES | CELL_FILES
+    assert store.sweep("job", 2) == 1
+    undisturbed = ArtifactStore(folder / "undisturbed")
+    published = []
+    for place in (store, undisturbed):
+        with place.draft("job", 2) as draft:
+            make_artifacts(segmented.order, draft, lambda _tiles, _cells: None)
+            published.append(place.publish(draft, "job", 2))
+    assert {each.name for each in published[0]} == FILES | CELL_FILES
+    for one, other in zip(*published, strict=True):
+        assert one == other or one.name == "summary.json"  # which says how long it took
 
 
 def test_regions_that_partition_a_slide_partition_its_cells(segmented: Segmented, folder: Path) -> None:
