@@ -2,8 +2,8 @@
 
 The last line is one JSON object. `kills` are SIGKILLs, of servers too; `harms` are all that was done, so also processes
 that stood still for longer than their lease, and stores that NATS lost or found older. Recovery is the time until every
-job that ran at a harm had ended or begun anew; harms at which no job ran (`at_rest`) say nothing about it and are left
-out, and `recovered_late` are those for which it took more than a minute.
+job that ran at a harm had ended, begun anew or got a tile; harms at which no job ran (`at_rest`) say nothing about it
+and are left out, and `recovered_late` are those for which it took more than a minute.
 
 The exit status is 1 if anything was lost, done twice, or came out differently, if a harm was recovered from late, or if
 the 95th percentile of recovery is above 30 s.
@@ -23,9 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from microtome.contracts.messages import JobSucceeded
 from microtome.embedded.supervisor import EmbeddedStack
 from tests.bench import machine
 from tests.bench.load import percentile
+from tests.chaos import progress
 from tests.chaos.campaign import MAX_ACTIVE_USERS, MAX_WORKERS, Blow, Campaign, open_jobs
 from tests.chaos.checker import judge
 from tests.chaos.kills import SERVICES, Harm, plan
@@ -53,6 +55,9 @@ async def wage(folder: Path, seed: int, harms: Sequence[Harm], *, tell=print) ->
                 break
             await asyncio.sleep(1.0)
         # Whoever starts clears up after those that were killed.
+        ended = frozenset(event.message.job_id for event in events if isinstance(event.message, JobSucceeded))
+        tiled = progress.folders(events, ended, stack.data_dir / "results").values()
+        with_tiles = sum(progress.first_tile(folder, 0.0) is not None for folder in tiled)
         for service in ("tiler", "merger"):
             await stack.kill(service)
             await stack.wait_ready(service)
@@ -77,6 +82,8 @@ async def wage(folder: Path, seed: int, harms: Sequence[Harm], *, tell=print) ->
         "cancelled": verdict.cancelled,
         "attempts": verdict.attempts,
         "cells_compared": verdict.cells_compared,
+        "jobs_with_tiles": with_tiles,
+        "jobs_without_tiles": len(tiled) - with_tiles,
         "faults": len(verdict.faults),
         "seconds": round(time.monotonic() - began, 1),
         "machine": machine.facts(),

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from microtome.client import ApiClient, ApiProblem, JobIn, Slide
@@ -36,6 +35,7 @@ from microtome.eventlog.log import START, StoredEvent
 from microtome.eventlog.postgres import PostgresEventLog
 from microtome.slides.synthetic import write_synthetic_slide
 from tests.acceptance.bare import Cells, bare_cells
+from tests.chaos import progress
 from tests.chaos.checker import Acknowledged
 from tests.chaos.kills import Harm
 
@@ -193,8 +193,9 @@ class Campaign:
         blow = await self._do(harm)
         before = [event for event in await self.events() if event.at.timestamp() <= blow.at]
         blow.running = frozenset(running_jobs(before))
-        await self._until(lambda events: went_on(events, blow) is not None, PATIENCE_S)
-        blow.recovered_s = went_on(await self.events(), blow)
+        results = self.stack.data_dir / "results"
+        await self._until(lambda events: went_on(events, blow, results) is not None, PATIENCE_S)
+        blow.recovered_s = went_on(await self.events(), blow, results)
         self.blows.append(blow)
         return blow
 
@@ -317,13 +318,17 @@ def running_jobs(events: list[StoredEvent]) -> set[str]:
     return found
 
 
-def went_on(events: list[StoredEvent], blow: Blow) -> float | None:
-    """Seconds from a blow until each job that ran then had ended or begun anew; None while one has not."""
-    news: dict[str, datetime] = {}
+def went_on(events: list[StoredEvent], blow: Blow, results: Path) -> float | None:
+    """Seconds from a blow until each job that ran then had ended, begun anew or got a tile; None while one has not."""
+    news: dict[str, float] = {}
     for event in events:
-        message = event.message
-        if event.at.timestamp() > blow.at and isinstance(message, (JobStarted, JobSucceeded, JobFailed, JobCancelled)):
-            news.setdefault(message.job_id, event.at)
+        message, at = event.message, event.at.timestamp()
+        if at > blow.at and isinstance(message, (JobStarted, JobSucceeded, JobFailed, JobCancelled)):
+            news.setdefault(message.job_id, at)
+    for job, folder in progress.folders(events, blow.running, results).items():
+        tile = progress.first_tile(folder, blow.at)
+        if tile is not None:
+            news[job] = min(tile, news.get(job, tile))
     if not blow.running <= news.keys():
         return None
-    return max((news[job].timestamp() - blow.at for job in blow.running), default=0.0)
+    return max((news[job] - blow.at for job in blow.running), default=0.0)

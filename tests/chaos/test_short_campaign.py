@@ -10,6 +10,7 @@ from microtome.crashpoint import CrashPoint
 from tests.chaos.__main__ import recovery, wage
 from tests.chaos.campaign import Blow
 from tests.chaos.kills import Harm, How, plan
+from tests.chaos.progress import first_tile
 
 
 def test_a_plan_repeats_itself_and_leaves_nothing_out() -> None:
@@ -61,3 +62,15 @@ async def test_nothing_is_lost_or_done_twice(stack_home: Path) -> None:
     assert result["at_rest"] < len(harms), result
     assert result["recovery_max_s"] <= 60.0, result
     assert result["cells_compared"] > 1000
+    # Where the campaign looks for the tiles of jobs, they are.
+    assert result["jobs_with_tiles"] > 0, result
+    assert result["jobs_without_tiles"] == 0, result
+
+
+def test_a_tile_that_is_whole_is_progress(tmp_path: Path) -> None:
+    (tmp_path / "0-0.arrow").write_bytes(b"")
+    (tmp_path / ".0-1.arrow.aside").write_bytes(b"")
+    made = (tmp_path / "0-0.arrow").stat().st_mtime
+    assert first_tile(tmp_path, made - 1) == made
+    assert first_tile(tmp_path, made) is None
+    assert first_tile(tmp_path / "not there", 0.0) is None
