@@ -142,20 +142,21 @@ def segment_tile(
     return cells.with_seconds(seconds)
 
 
-def write_cells(cells: TileCells, path: Path) -> None:
+def write_cells(cells: TileCells, path: Path, *, durable: bool = True) -> None:
     """Write an Arrow IPC file; `path` appears whole, and survives a crash once this returns.
 
+    Without `durable` it survives the end of this process, but not that of the machine, and costs no wait for the disk.
     Raises `NoRoom` when the disk is full.
     """
     try:
-        _write(cells, path)
+        _write(cells, path, durable)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise NoRoom(f"The disk is full: no room for the cells of a tile in {path.parent}.") from error
         raise
 
 
-def _write(cells: TileCells, path: Path) -> None:
+def _write(cells: TileCells, path: Path, durable: bool) -> None:
     steps = np.diff(cells.ring_points, axis=0, prepend=np.zeros((1, 2), np.int32))
     lengths = np.diff(cells.ring_offsets)
     first = cells.ring_offsets[:-1][lengths > 0]
@@ -188,11 +189,14 @@ def _write(cells: TileCells, path: Path) -> None:
             with pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
                 writer.write_batch(batch)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -23,8 +23,10 @@ from microtome.slides.tiff_layout import check_complete
 _MARK = "Microtome conversion "
 
 
-def make_readable(path: Path) -> tuple[Path, tuple[str, ...]]:
+def make_readable(path: Path, *, passing: bool = False) -> tuple[Path, tuple[str, ...]]:
     """The file to read in place of `path`, and what was done; the path itself when OpenSlide opens it.
+
+    `passing`: the copy is soon deleted, so making it fast is worth more than making it small.
 
     Raises `UnreadableSlide` or `TooLarge`.
     """
@@ -45,7 +47,7 @@ def make_readable(path: Path) -> tuple[Path, tuple[str, ...]]:
         picture.width,
         picture.height,
         picture.bands(),
-        compression="deflate",
+        compression="none" if passing else "deflate",
         mpp=size.mpp,
         description=_MARK + json.dumps(origin),
     )

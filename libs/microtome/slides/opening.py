@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import openslide
@@ -120,12 +121,28 @@ def read_block(
 
 def on_white(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Compose `[h, w, 4]` over white into a contiguous `[h, w, 3]`; transparent means never scanned."""
+    rgb, opaque = _without_alpha(rgba)
+    if opaque:
+        return rgb
     alpha = rgba[..., 3]
-    if alpha.min(initial=255) == 255:
-        return np.ascontiguousarray(rgba[..., :3])
     weight = alpha[..., None].astype(np.uint16)
     blended = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
     return blended.astype(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _without_alpha(rgba: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The first three channels, and whether the fourth is 255 everywhere; in one pass, as every region comes through."""
+    height, width = rgba.shape[0], rgba.shape[1]
+    rgb = np.empty((height, width, 3), np.uint8)
+    least = np.uint8(255)
+    for y in range(height):
+        for x in range(width):
+            rgb[y, x, 0] = rgba[y, x, 0]
+            rgb[y, x, 1] = rgba[y, x, 1]
+            rgb[y, x, 2] = rgba[y, x, 2]
+            least = min(least, rgba[y, x, 3])
+    return rgb, least == 255
 
 
 def properties(slide: openslide.OpenSlide) -> dict[str, Any]:

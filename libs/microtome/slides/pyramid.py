@@ -22,7 +22,7 @@ import tifffile
 from microtome.slides.resample import box_mean
 
 Pixels = npt.NDArray[np.uint8]
-Compression = Literal["deflate", "jpeg"]
+Compression = Literal["deflate", "jpeg", "none"]
 
 TILE = 256
 _SMALLEST = 256
@@ -83,12 +83,16 @@ class _Encoder:
                     tile, level=self.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
                 )
             )
+        if self.compression == "none":
+            return tile.tobytes()
         # Horizontal differencing (TIFF predictor 2) is what makes deflate worth while on photographs.
         return bytes(imagecodecs.zlib_encode(np.asarray(imagecodecs.delta_encode(tile, axis=-2)).tobytes(), level=4))
 
     def tags(self) -> dict[str, Any]:
         if self.compression == "jpeg":
             return {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)}
+        if self.compression == "none":
+            return {"photometric": "rgb"}
         return {"compression": "adobe_deflate", "photometric": "rgb", "predictor": 2}
 
 

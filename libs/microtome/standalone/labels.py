@@ -7,11 +7,13 @@ Refuses: to be kept for images that do not fit into memory; the caller decides.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-import cv2
+import numba
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from microtome.segmentation.cells import TileCells
 
@@ -26,9 +28,14 @@ class LabelImage:
     def draw(self, cells: TileCells) -> None:
         """Draw the cells of one tile; they get the next labels in their order."""
         # A cell in a hole of another one is the smaller one.
-        for index in np.argsort(-cells.area_px, kind="stable").tolist():
-            self._fill(cells.ring(index), self._count + index + 1)
+        order = np.argsort(-cells.area_px, kind="stable")
+        _fill(self._labels, cells.ring_offsets, cells.ring_points, order, self._count + 1)
         self._count += len(cells)
+
+    @property
+    def pixels(self) -> NDArray[np.int32]:
+        """What was drawn so far."""
+        return self._labels
 
     def save(self, path: Path, mpp: float) -> None:
         """Write a tiled, compressed TIFF with the pixel size in its tags; `mpp`: µm per pixel of the image."""
@@ -43,14 +50,36 @@ class LabelImage:
             resolutionunit="CENTIMETER",
         )
 
-    def _fill(self, ring: np.ndarray, label: int) -> None:
-        """Give `label` to the pixels whose middles are in the ring, int32 [k, 2] of (x, y) in half pixels."""
-        height, width = self._labels.shape
-        left, top = np.maximum(ring.min(axis=0) // 2, 0).tolist()
-        right, bottom = np.minimum(-(-ring.max(axis=0) // 2), (width, height)).tolist()
-        if right <= left or bottom <= top:
-            return
-        # At twice the size every middle is a point of its own, never on the ring, so nothing is rounded.
-        patch = np.zeros((2 * (bottom - top) + 1, 2 * (right - left) + 1), np.uint8)
-        cv2.fillPoly(patch, [ring - np.array([2 * left, 2 * top], np.int32)], 1)
-        self._labels[top:bottom, left:right][patch[1::2, 1::2] > 0] = label
+
+@numba.njit(cache=True, nogil=True)
+def _fill(
+    labels: NDArray[np.int32],
+    offsets: NDArray[np.int32],
+    points: NDArray[np.int32],
+    order: NDArray[np.int64],
+    first: int,
+) -> None:
+    """Give label first + i to the pixels whose middles are in ring i, (x, y) in half pixels, one ring after the other.
+
+    In half pixels the middle of pixel (x, y) is (2x + 1, 2y + 1), and never on a ring.
+    """
+    crossings = np.empty(64, np.float64)
+    for index in order:
+        ring = points[offsets[index] : offsets[index + 1]]
+        top, bottom = max(ring[:, 1].min() // 2, 0), min(ring[:, 1].max() // 2 + 1, labels.shape[0])
+        for y in range(top, bottom):
+            middle, count = 2 * y + 1, 0
+            for k in range(len(ring)):
+                x0, y0 = ring[k - 1]
+                x1, y1 = ring[k]
+                if (y0 <= middle) == (y1 <= middle):
+                    continue
+                if count == len(crossings):
+                    crossings = np.concatenate((crossings, np.empty_like(crossings)))
+                crossings[count] = x0 + (middle - y0) * (x1 - x0) / (y1 - y0)
+                count += 1
+            found = np.sort(crossings[:count])
+            for k in range(0, count - 1, 2):
+                left = max(math.ceil((found[k] - 1) / 2), 0)
+                right = min(math.floor((found[k + 1] - 1) / 2), labels.shape[1] - 1)
+                labels[y, left : right + 1] = first + index

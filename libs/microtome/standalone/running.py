@@ -226,7 +226,7 @@ def _results(
         decoders=wishes.threads or usable_cores(),
         workers=wishes.threads or usable_cores(),
         stain=wishes.stain,
-        keep=lambda cells: write_cells(cells, store.tile(plan.content_key, cells.row, cells.column)),
+        keep=lambda cells: write_cells(cells, store.tile(plan.content_key, cells.row, cells.column), durable=False),
     )
     for tile in plan.tiles:
         if (tile.row, tile.column) in known:

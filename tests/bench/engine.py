@@ -1,0 +1,345 @@
+"""Microtome against the package that trained its architecture: `make bench-engine`.
+
+On the same slides, with the same weights and on the same cores, in turns within one run: the package's
+`eval_whole_slide_image` with its GeoJSON; the way that it chooses for an image in memory; Microtome's bare engine from
+the file to cells.geojson, with the engine that `auto` picks and in fp32; `microtome segment` with all files; and the
+services, from the accepted workflow to all files downloaded. Each runs in a process of its own, which has loaded its
+model and its compiled code and has run once; what one run read or decoded is forgotten before the next.
+
+Both read CMU-1-Small-Region (0.499 µm/px) pixel by pixel, as at 0.5. Cells agree with those that the package finds when
+it runs untiled, normalised once for the whole image: F1 at IoU 0.5, objects under the model's least size left out of
+both. The last line is one JSON object; where slides differ, the worse one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from microtome.embedded.supervisor import EmbeddedStack
+from microtome.scoring.scores import scores
+from microtome.segmentation.model import Model, load_model
+from microtome.slides.conversion import make_readable
+from microtome.slides.opening import open_slide
+from microtome.slides.synthetic import write_synthetic_slide
+from tests.bench import machine
+from tests.bench.engine_peak import conv_gflop_per_mpix, measured_peak_gflops
+from tests.bench.pipeline import through_services
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+REAL = (SHARED / "slides" / "CMU-1-Small-Region.svs", SHARED / "tiles" / "HE_example.tif")
+MPP = 0.5
+FP32 = "onnxruntime-cpu-fp32"
+WAYS = ("package slide", "package memory", "auto", "fp32", "segment", "services")
+
+
+class Child:
+    """A process that answers one JSON line with another, and whose memory is watched."""
+
+    def __init__(self, *command: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"libs{os.pathsep}.", "TQDM_DISABLE": "1"}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self.hello = self._read()
+        self.idle_mb = machine.peak_rss_mb(psutil.Process(self._process.pid))
+
+    def ask(self, **wish: object) -> dict[str, Any]:
+        """Run something; the answer has `peak_mb`, the largest resident set until now."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(wish) + "\n")
+        self._process.stdin.flush()
+        answer = self._read()
+        return {**answer, "peak_mb": machine.peak_rss_mb(psutil.Process(self._process.pid))}
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            text = self._log.read().decode(errors="replace")[-2000:]
+            raise SystemExit(f"{' '.join(map(str, self._process.args))} failed:\n{text}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._log.close()
+
+
+@dataclass
+class Slide:
+    """One slide, and what was measured on it."""
+
+    path: Path
+    mpix: float
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {way: [] for way in WAYS})
+    f1: dict[str, float] = field(default_factory=dict)
+    untiled: int = 0
+
+    def seconds(self, way: str) -> float:
+        """The median run."""
+        return statistics.median(run["seconds"] for run in self.runs[way])
+
+    def best(self, way: str) -> dict[str, Any]:
+        """The run that others disturbed least."""
+        return min(self.runs[way], key=lambda run: float(run["seconds"]))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is compared, once everything is up."""
+
+    package: dict[str, Child]
+    ours: dict[str, Child]
+    stack: EmbeddedStack
+    model: Model
+    folder: Path
+
+    def package_run(self, slide: Slide, way: str, what: str) -> dict[str, Any]:
+        """Have the package do something to a copy of the slide, as it writes beside it."""
+        with self._copy(slide) as image:
+            labels = self.folder / f"{slide.path.stem}-{what}.npy"
+            return self.package[way].ask(what=what, image=str(image), mpp=MPP, labels=str(labels))
+
+    def ours_run(self, slide: Slide, way: str, what: str) -> dict[str, Any]:
+        """Have Microtome do something to the slide."""
+        labels = self.folder / f"{slide.path.stem}-{way}.npy" if what == "engine" else None
+        return self.ours[way].ask(
+            what=what, image=str(slide.path), mpp=MPP, out=str(self.folder / "out"), labels=labels and str(labels)
+        )
+
+    async def services_run(self, slide: Slide) -> dict[str, Any]:
+        """Have the services do it; uploading and converting the slide are not timed."""
+        downloads = self.folder / "downloads"
+        shutil.rmtree(downloads, ignore_errors=True)
+        downloads.mkdir()
+        found = await through_services(self.stack, slide.path, downloads)
+        return {"seconds": found["seconds"], "cells": found["summary"]["cells"], "summary": found["summary"]}
+
+    def labels(self, slide: Slide, name: str) -> np.ndarray:
+        """What a run left, objects under the model's least size taken out, cut to the slide."""
+        labels = np.load(self.folder / f"{slide.path.stem}-{name}.npy")
+        sizes = np.bincount(labels.ravel())
+        small = sizes < self.model.min_size
+        labels[small[labels]] = 0
+        return labels
+
+    @contextmanager
+    def _copy(self, slide: Slide) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            yield Path(shutil.copyfile(slide.path, Path(folder) / slide.path.name))
+
+
+async def measure(bench: Bench, slides: Sequence[Slide], repeats: int, package_repeats: int) -> None:
+    """All runs, in turns."""
+    for number in range(repeats):
+        for slide in slides:
+            if number < package_repeats:
+                _note(slide, "package slide", bench.package_run(slide, "package slide", "slide"))
+                _note(slide, "package memory", bench.package_run(slide, "package memory", "memory"))
+            _note(slide, "auto", bench.ours_run(slide, "auto", "engine"))
+            _note(slide, "fp32", bench.ours_run(slide, "fp32", "engine"))
+            _note(slide, "segment", bench.ours_run(slide, "auto", "segment"))
+            _note(slide, "services", await bench.services_run(slide))
+    for slide in slides:
+        slide.untiled = _untiled(bench, slide)
+        truth = bench.labels(slide, "untiled")
+        for way, name in (("package slide", "slide"), ("package memory", "memory"), ("auto", "auto"), ("fp32", "fp32")):
+            slide.f1[way] = scores(truth, _fitted(bench.labels(slide, name), truth.shape)).f1_50
+
+
+def _untiled(bench: Bench, slide: Slide) -> int:
+    """The package's untiled labels, once, in the process whose memory no longer counts."""
+    return int(bench.package_run(slide, "package slide", "untiled")["cells"])
+
+
+def _fitted(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`labels` on the lattice of `shape`; ways that round the size of the slide differ by a row or a column."""
+    fitted = np.zeros(shape, np.int32)
+    height, width = (min(pair) for pair in zip(labels.shape, shape, strict=True))
+    fitted[:height, :width] = labels[:height, :width]
+    return fitted
+
+
+def _note(slide: Slide, way: str, run: dict[str, Any]) -> None:
+    slide.runs[way].append(run)
+    print(f"{slide.path.name:26} {way:15} {run['seconds']:8.3f} s  {run['cells']:6} cells", file=sys.stderr, flush=True)
+
+
+def network_share(slide: Slide, way: str, gflop: float, peak: float) -> float:
+    """The convolutions' share of the peak while the network ran."""
+    run = slide.best(way)
+    return float(run["network_mpix"] * gflop / run["stages"]["network"] / peak)
+
+
+def head_ms(slide: Slide) -> float:
+    """Milliseconds of one thread for the head on a megapixel that went through the network."""
+    run = slide.best("auto")
+    return float(1000 * run["stages"]["head"] / run["network_mpix"])
+
+
+def summary(bench: Bench, slides: Sequence[Slide], peaks: dict[str, float]) -> dict[str, Any]:
+    """The last line."""
+    gflop = conv_gflop_per_mpix(bench.model.network)
+
+    def worst(values: list[float], digits: int = 3) -> float:
+        return round(min(values), digits)
+
+    def most(values: list[float], digits: int = 3) -> float:
+        return round(max(values), digits)
+
+    mm2 = MPP**2  # of one megapixel
+    return {
+        "package_wsi_s": most([slide.seconds("package slide") for slide in slides]),
+        "package_memory_s": most([slide.seconds("package memory") for slide in slides]),
+        "engine_s": most([slide.seconds("auto") for slide in slides]),
+        "engine_fp32_s": most([slide.seconds("fp32") for slide in slides]),
+        "segment_s": most([slide.seconds("segment") for slide in slides]),
+        "services_s": most([slide.seconds("services") for slide in slides]),
+        "services_over_segment": most([slide.seconds("services") / slide.seconds("segment") for slide in slides]),
+        "speedup_vs_package_wsi": worst([s.seconds("package slide") / s.seconds("auto") for s in slides], 1),
+        "speedup_fp32_vs_package_wsi": worst([s.seconds("package slide") / s.seconds("fp32") for s in slides], 1),
+        "speedup_vs_package_memory": worst([s.seconds("package memory") / s.seconds("auto") for s in slides], 1),
+        "f1_package_wsi_vs_untiled": worst([slide.f1["package slide"] for slide in slides], 4),
+        "f1_package_memory_vs_untiled": worst([slide.f1["package memory"] for slide in slides], 4),
+        "f1_ours_vs_untiled": worst([slide.f1["auto"] for slide in slides], 4),
+        "f1_fp32_vs_untiled": worst([slide.f1["fp32"] for slide in slides], 4),
+        "conv_peak_share": worst([network_share(slide, "auto", gflop, peaks["auto"]) for slide in slides]),
+        "conv_peak_share_fp32": worst([network_share(slide, "fp32", gflop, peaks["fp32"]) for slide in slides]),
+        "conv_peak_gflops": {way: round(peak, 1) for way, peak in peaks.items()},
+        "head_ms_per_mpx": most([head_ms(slide) for slide in slides], 2),
+        "mpix_per_s": worst([slide.mpix / slide.seconds("auto") for slide in slides]),
+        "mm2_per_s": worst([slide.mpix * mm2 / slide.seconds("auto") for slide in slides]),
+        "cells_per_s": worst([slide.best("auto")["cells"] / slide.seconds("auto") for slide in slides], 1),
+        "engine_idle_fraction": most([slide.best("auto")["idle"] for slide in slides], 4),
+        "peak_mb": {way: most([run["peak_mb"] for s in slides for run in s.runs[way] if "peak_mb" in run], 1)
+                    for way in WAYS if way != "services"},
+        "engine": bench.ours["auto"].hello["engine"],
+        "slides": [slide.path.name for slide in slides],
+        "repeats": len(slides[0].runs["auto"]),
+        "machine": machine.facts(),
+    }  # fmt: skip
+
+
+def show(slides: Sequence[Slide]) -> None:
+    """The table."""
+    for slide in slides:
+        table = Table(title=f"{slide.path.name}, {slide.mpix:.2f} MPix, package untiled: {slide.untiled:,} cells")
+        for name in ("", "s (median)", "s (best)", "MPix/s", "mm²/s", "cells", "cells/s", "peak MB", "F1", "idle"):
+            table.add_column(name, justify="left" if not name else "right")
+        for way in WAYS:
+            seconds, best = slide.seconds(way), slide.best(way)
+            table.add_row(
+                way, f"{seconds:.3f}", f"{best['seconds']:.3f}", f"{slide.mpix / seconds:.2f}",
+                f"{slide.mpix * MPP**2 / seconds:.2f}", f"{best['cells']:,}", f"{best['cells'] / seconds:,.0f}",
+                f"{best['peak_mb']:,.0f}" if "peak_mb" in best else "–",
+                f"{slide.f1[way]:.4f}" if way in slide.f1 else "–",
+                f"{best['idle']:.3f}" if best.get("idle") is not None else "–",
+            )  # fmt: skip
+        Console(width=140).print(table)
+        for way in ("auto", "fp32", "segment"):
+            stages = ", ".join(f"{name} {value:.3f}" for name, value in slide.best(way)["stages"].items())
+            print(f"  {way}: {stages}")
+
+
+def chosen_slides(folder: Path) -> list[Slide]:
+    """The real ones, or without them a generated one."""
+    paths = [path for path in REAL if path.is_file()]
+    if not paths:
+        generated = folder / "generated.tif"
+        write_synthetic_slide(generated, size=2048, seed=7)
+        paths = [generated]
+    slides = []
+    for path in paths:
+        link = folder / "measuring" / path.name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(path)
+        readable, _ = make_readable(link)
+        with open_slide(readable) as opened:
+            width, height = opened.dimensions
+        slides.append(Slide(path, width * height / 1e6))
+    return slides
+
+
+async def bench_all(options: argparse.Namespace, folder: Path) -> None:
+    """Start everything, measure, print."""
+    model = load_model(options.model)
+    slides = chosen_slides(folder)
+    threads = str(len(os.sched_getaffinity(0)))
+    peaks: dict[str, float] = {}
+    began = time.perf_counter()
+    async with EmbeddedStack(folder / "stack") as stack:
+        with ExitStack() as children:
+            package = [options.package, "-m", "tests.bench.engine_package", str(model.network.parent), threads]
+            ours = [sys.executable, "-m", "tests.bench.engine_ours", options.model]
+            bench = Bench(
+                package={way: children.enter_context(Child(*package)) for way in WAYS[:2]},
+                ours={
+                    "auto": children.enter_context(Child(*ours, "auto", threads)),
+                    "fp32": children.enter_context(Child(*ours, FP32, threads)),
+                },
+                stack=stack,
+                model=model,
+                folder=folder,
+            )
+            for slide in slides:
+                await bench.services_run(slide)  # warm
+            await measure(bench, slides, options.repeats, options.package_repeats)
+            for way, child in bench.ours.items():
+                peaks[way] = measured_peak_gflops(child.hello["engine"], int(threads))
+    show(slides)
+    found = summary(bench, slides, peaks)
+    print(json.dumps({**found, "bench_s": round(time.perf_counter() - began, 1)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each of Microtome's ways (default 5)")
+    parser.add_argument("--package-repeats", type=int, default=2, help="runs of the package's ways (default 2)")
+    parser.add_argument("--model", default="embedded", help="a model, or its folder")
+    parser.add_argument("--package", default=str(ROOT / ".venv-parity" / "bin" / "python"), help="has instanseg-torch")
+    options = parser.parse_args()
+    if not Path(options.package).exists():
+        raise SystemExit(f"There is no {options.package}; `make parity` makes it, or give another with --package.")
+    with tempfile.TemporaryDirectory(prefix="microtome-bench-") as folder:
+        asyncio.run(bench_all(options, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

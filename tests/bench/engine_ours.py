@@ -1,0 +1,147 @@
+"""Microtome's own ways over a slide without the stack; started by `bench-engine`.
+
+    python -m tests.bench.engine_ours MODEL ENGINE THREADS
+
+Reads one JSON object a line: {"what": "engine" | "segment", "image": path, "mpp": µm per pixel, "out": folder,
+"labels": path to write the label image to, or null}; answers with one. "engine": from the file to its cells.geojson, as
+the package does it. "segment": what `microtome segment` does, with all files. Model, engine and compiled code are
+loaded, and have run once, before the first is read; nothing that was read or decoded is kept from one run to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microtome.artifacts.geojson import CellsGeoJson
+from microtome.artifacts.making import along_curve, idle_fraction
+from microtome.artifacts.outlines import outlines
+from microtome.segmentation.cells import TileCells
+from microtome.segmentation.engine import Engine
+from microtome.segmentation.engines import open_engine
+from microtome.segmentation.grid import Grid
+from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.reading import ArrayReader
+from microtome.segmentation.run import measure_normalisation, segment, warm_up
+from microtome.slides import opening, resample, thumbnail
+from microtome.slides.conversion import make_readable
+from microtome.slides.reader import SlideReader
+from microtome.standalone.labels import LabelImage
+from microtome.standalone.running import Wishes, segment_image
+from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.mask import find_tissue
+from microtome.tissue.tiles import tiles_with_tissue
+
+
+class Bare:
+    """The engine alone: tissue, normalisation, network, head, cells.geojson."""
+
+    def __init__(self, model: Model, engine: Engine, threads: int) -> None:
+        self._model, self._engine, self._threads = model, engine, threads
+
+    def run(self, image: Path, mpp: float, out: Path) -> tuple[dict[str, Any], list[TileCells], Grid]:
+        """One run; the clock runs from the file to the whole cells.geojson."""
+        seconds: Counter[str] = Counter()
+        began = time.perf_counter()
+        link = out / image.name
+        link.symlink_to(image.resolve())
+        image, _ = make_readable(link, passing=True)
+        reader = SlideReader(image, mpp, self._model.mpp)
+        opened = time.perf_counter()
+        mask = find_tissue(image, mpp)
+        found = time.perf_counter()
+        scale = reader.scale[0]
+        grid = fitting_grid(reader.width, reader.height, self._model.halo_min, mask, scale)
+        tiles = along_curve(tiles_with_tissue(grid, mask, scale))
+        measured = measure_normalisation(reader, tiles, self._model.percentiles, threads=self._threads)
+        planned = time.perf_counter()
+        results, written = [], 0.0
+        with CellsGeoJson(out / "cells.geojson") as file:
+            for _, cells in segment(
+                reader, self._model, self._engine, grid,
+                normalisation=measured, tiles=tiles, decoders=self._threads, workers=self._threads,
+            ):  # fmt: skip
+                start = time.perf_counter()
+                file.append(outlines(cells, scale, "0" * 64))
+                written += time.perf_counter() - start
+                seconds.update(cells.seconds)
+                results.append(cells)
+        ended = time.perf_counter()
+        stages = {
+            "open": opened - began,
+            "tissue": found - opened,
+            "plan": planned - found,
+            **seconds,
+            "write": written,
+        }
+        pixels = len(tiles) * grid.tile_width * grid.tile_height
+        told = {"seconds": ended - began, "stages": stages, "network_mpix": pixels / 1e6, "tiles": len(tiles)}
+        return told, results, grid
+
+
+def forget() -> None:
+    """Drop what this process keeps of slides."""
+    opening._cache.clear()
+    opening._decoded.clear()
+    thumbnail._kept.cache_clear()
+
+
+def answer(wish: dict[str, Any], model: Model, engine: Engine, threads: int) -> dict[str, Any]:
+    """One run."""
+    out, image = Path(wish["out"]), Path(wish["image"])
+    shutil.rmtree(out, ignore_errors=True)
+    forget()
+    if wish["what"] == "segment":
+        began = time.perf_counter()
+        wishes = Wishes(image=image, out=out, mpp=wish["mpp"], threads=threads)
+        summary = segment_image(wishes, lambda _: engine, lambda *_: None)
+        seconds = time.perf_counter() - began
+        stages, cells = dict(summary.stage_seconds), summary.cells
+        return {"seconds": seconds, "cells": cells, "stages": stages, "idle": summary.engine_idle_fraction}
+    out.mkdir(parents=True)
+    told, results, grid = Bare(model, engine, threads).run(image, wish["mpp"], out)
+    if wish["labels"]:
+        labels = LabelImage(grid.width, grid.height)
+        for cells in results:
+            labels.draw(cells)
+        np.save(wish["labels"], labels.pixels)
+    return {
+        **told,
+        "cells": sum(map(len, results)),
+        "idle": idle_fraction(told["stages"]),
+        "engine": engine.name,
+        "note": engine.note,
+    }
+
+
+def ready(model: Model, engine: Engine) -> None:
+    """Compile and load everything once."""
+    warm_up(model)
+    resample.warm_up()
+    noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3)).astype(np.uint8)
+    for _, cells in segment(ArrayReader(noise), model, engine, Grid(512, 512)):
+        outlines(cells, 1.0, "0" * 64)
+
+
+def main() -> None:
+    name, wish, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    model = load_model(name)
+    engine = open_engine(model, wish, threads)
+    ready(model, engine)
+    print(json.dumps({"ready": True, "engine": engine.name, "note": engine.note}), file=answers)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), model, engine, threads)), file=answers)
+
+
+if __name__ == "__main__":
+    main()
