@@ -19,7 +19,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-million mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-million bench-engine bench-scale train train-scores mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -104,8 +104,20 @@ bench-upload: $(VENV)/.dev ## the gateway's memory while 2 GiB are uploaded
 bench-replay: $(VENV)/.dev ## how fast the log is folded, rebuilt and verified, in how much memory; ARGS="--events 100000"
 	@$(RUN) -m tests.bench.replay $(ARGS)
 
+bench-engine: $(VENV)/.dev ## Microtome against the package on the same slides; needs what `make parity` sets up; ARGS="--repeats 3"
+	@$(RUN) -m tests.bench.engine $(ARGS)
+
+bench-scale: $(VENV)/.dev ## seconds a megapixel and peak memory on slides of 5,000² to 20,000² pixels; ARGS="--edges 40000"
+	@$(RUN) -m tests.bench.scale $(ARGS)
+
 bench-million: $(VENV)/.dev ## a million cells through merge and all exports; ARGS="--cells 200000"
 	@$(RUN) -m tests.bench.million $(ARGS)
+
+train: setup-models ## make the embedded model anew; ARGS=--smoke, ARGS="--init WEIGHTS.safetensors --steps 3000"
+	@$(RUN) -m microtome.training.loop $(ARGS)
+
+train-scores: $(VENV)/.dev ## models against the classical baseline on TNBC 07–08; ARGS="embedded /path/to/model"
+	@$(RUN) -m microtome.training.report $(ARGS)
 
 mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs --size 20000 --out b.tif"
 	@$(RUN) -m microtome.slides.mosaic $(ARGS)

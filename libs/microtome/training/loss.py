@@ -19,6 +19,9 @@ from torch.nn import functional
 from microtome.models.unet import PixelClassifier
 from microtome.training.geometry import DISTANCE_SCALE
 
+# The faintest peak that is asked, as a logit, and how deep in an object the other points lie.
+_FAINTEST, _INNER = -4.0, 0.35
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -47,32 +50,23 @@ def choose_points(
     terms: Terms,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Points inside objects, int64 [n, 3] of (image, y, x): peaks of the seed map and random ones.
+    """Points inside objects, int64 [n, 3] of (image, y, x): peaks of the seed map, and any pixels of the inner parts.
 
-    Random ones lie anywhere within an object's inner part, the likelier the deeper.
+    Of an image's points up to two thirds are peaks, drawn by lot where there are more; the rest may be anywhere.
     """
     inside = (labels > 0) & (certain > 0)
-    peak = (functional.max_pool2d(logit[:, None], 7, 1, 3)[:, 0] == logit) & (logit > -4) & inside
-    lottery = torch.rand(logit.shape, generator=generator)
-    # A pixel's ticket: peaks come first, then pixels inside, drawn with a chance that grows with depth.
-    ticket = torch.where(
-        peak,
-        1 + lottery,
-        torch.where(inside & (distance > 0.35), lottery ** (0.02 / distance.clamp(min=0.05) ** 2), 0.0),
-    )
+    peak = (functional.max_pool2d(logit[:, None], 7, 1, 3)[:, 0] == logit) & (logit > _FAINTEST) & inside
+    inner = inside & (distance > _INNER) & ~peak
+    lot = torch.rand(logit.shape, generator=generator)
+    width = logit.shape[2]
     chosen = []
     for image in range(logit.shape[0]):
-        flat = ticket[image].flatten()
-        # Half of the points are peaks at most, as long as there are other pixels to ask.
-        peaks = torch.nonzero(flat > 1)[:, 0]
-        peaks = peaks[flat[peaks].argsort(descending=True)][: terms.points * 2 // 3]
-        others = torch.nonzero((flat > 0) & (flat <= 1))[:, 0]
+        peaks = torch.nonzero(peak[image].flatten())[:, 0]
+        peaks = peaks[lot[image].flatten()[peaks].argsort(descending=True)][: terms.points * 2 // 3]
+        others = torch.nonzero(inner[image].flatten())[:, 0]
         if others.numel():
-            pick = torch.randint(others.numel(), (terms.points - peaks.numel(),), generator=generator)
-            # One of the objects first, however large it is: of random pixels take the deepest few.
-            others = others[pick]
+            others = others[torch.randint(others.numel(), (terms.points - peaks.numel(),), generator=generator)]
         at = torch.cat([peaks, others])
-        width = logit.shape[2]
         chosen.append(torch.stack([torch.full_like(at, image), at // width, at % width], dim=1))
     return torch.cat(chosen)
 
@@ -119,9 +113,8 @@ def _dice(score: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> tor
 
 
 def _lovasz(score: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Lovász's extension of 1 - IoU, per row, of hinge errors; uncertain pixels have no error."""
+    """Lovász's extension of 1 - IoU, per row, of hinge errors; uncertain pixels have none and come last."""
     error = (1 - score * (2 * truth - 1)) * weight - (1 - weight) * 1e4
-    # Only the largest errors are positive, and only those count: enough to sort the rows' own.
     error, order = error.sort(dim=1, descending=True)
     sorted_truth = (truth * weight).gather(1, order)
     total = sorted_truth.sum(1, keepdim=True)
