@@ -132,7 +132,7 @@ def on_white(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 @numba.njit(cache=True, nogil=True)
 def _without_alpha(rgba: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], bool]:
-    """The first three channels, and whether the fourth is 255 everywhere; in one pass, as every region comes through."""
+    """The first three channels, and whether the fourth is 255 everywhere; in one pass, as all regions come through."""
     height, width = rgba.shape[0], rgba.shape[1]
     rgb = np.empty((height, width, 3), np.uint8)
     least = np.uint8(255)

@@ -1,0 +1,211 @@
+"""`microtome segment`: a job's files without a server, and going on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+from PIL import Image
+
+from microtome.commandline.main import main
+from microtome.segmentation.engine import Engine, OnnxRuntimeEngine
+from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.run import segment
+from microtome.slides.reader import SlideReader
+from microtome.slides.synthetic import MPP, write_synthetic_slide
+from microtome.standalone.running import WORK, Wishes, segment_image
+from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.mask import find_tissue
+from microtome.tissue.tiles import tiles_with_tissue
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+FP32 = "onnxruntime-cpu-fp32"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="real images are not at ../shared/data")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    write_synthetic_slide(path, size=700, seed=11)
+    return path
+
+
+class Counting(OnnxRuntimeEngine):
+    """Counts its calls."""
+
+    calls = 0
+
+    def infer(self, pixels: np.ndarray, low: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return super().infer(pixels, low, scale)
+
+
+def typed(*arguments: object) -> int:
+    return main(["segment", *map(str, arguments)])
+
+
+def cells_of(folder: Path) -> set[tuple[int, int, bytes]]:
+    table = pq.read_table(folder / "cells.parquet", columns=["seed_x", "seed_y", "geometry"]).to_pydict()
+    cells = list(zip(table["seed_x"], table["seed_y"], table["geometry"], strict=True))
+    assert len({cell[:2] for cell in cells}) == len(cells)
+    return set(cells)
+
+
+@pytest.fixture(scope="module")
+def whole(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slide, segmented by the command with all defaults but the engine."""
+    out = tmp_path_factory.mktemp("out") / "whole"
+    assert typed(slide, "--out", out, "--engine", FP32) == 0
+    return out
+
+
+def test_the_files_are_those_of_a_job_and_a_label_image(whole: Path, slide: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert {"cells.parquet", "cells.geojson", "overlay.jpg", "tissue_mask.png", "labels.tif", "summary.json"} <= names
+    assert WORK not in names
+    summary = json.loads((whole / "summary.json").read_bytes())
+    found = cells_of(whole)
+    assert summary["cells"] == len(found) > 50
+    assert len(json.loads((whole / "cells.geojson").read_bytes())["features"]) == len(found)
+    labels = tifffile.imread(whole / "labels.tif")
+    assert set(np.unique(labels)) == set(range(len(found) + 1))
+    for x, y, _ in found:
+        assert labels[y, x] > 0
+    assert summary["engine"] == FP32
+    assert {"open", "tissue", "plan", "network", "head", "merge"} <= summary["stage_seconds"].keys()
+    assert 0 <= summary["engine_idle_fraction"] < 1
+
+
+def test_its_cells_are_those_of_the_engine_whatever_the_tiles(whole: Path, slide: Path, tmp_path: Path) -> None:
+    model = load_model("embedded")
+    reader, mask = SlideReader(slide, MPP, model.mpp), find_tissue(slide, MPP)
+    grid = fitting_grid(reader.width, reader.height, model.halo_min, mask, reader.scale[0])
+    tiles = tiles_with_tissue(grid, mask, reader.scale[0])
+    stream = segment(reader, model, OnnxRuntimeEngine(model), grid, tiles=tiles)
+    seeds = {seed for _, cells in stream for seed in zip(cells.seed_x.tolist(), cells.seed_y.tolist(), strict=True)}
+    assert {cell[:2] for cell in cells_of(whole)} == seeds
+    small = tmp_path / "small"
+    assert typed(slide, "--out", small, "--engine", FP32, "--tile-size", 384, "--threads", 2) == 0
+    assert json.loads((small / "summary.json").read_bytes())["tiles_total"] == 9
+    assert cells_of(small) == cells_of(whole)
+
+
+def test_killed_and_typed_again_nothing_is_computed_twice(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "microtome", "segment", str(slide), "--out", str(out)]
+    command += ["--engine", FP32, "--tile-size", "320"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "libs")}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    patience = time.monotonic() + 120
+    while len(done := sorted((out / WORK).rglob("*-*.arrow"))) < 2:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = sorted(path for path in (out / WORK).rglob("*-*.arrow") if not path.name.startswith("."))
+    assert [path.name for path in out.iterdir()] == [WORK], "nothing is published before it is whole"
+    engines: list[Counting] = []
+
+    def opened(model: Model) -> Engine:
+        engines.append(Counting(model))
+        return engines[-1]
+
+    seen: list[tuple[int, int, int]] = []
+    wishes = Wishes(image=slide, out=out, tile_size=320)
+    summary = segment_image(wishes, opened, lambda *progress: seen.append(progress))
+    assert summary.tiles_cached == len(done) >= 2
+    assert engines[0].calls == summary.tiles_processed - len(done)
+    assert seen[-1] == (summary.tiles_processed, summary.tiles_processed, summary.cells)
+    undisturbed = tmp_path / "undisturbed"
+    segment_image(Wishes(image=slide, out=undisturbed, tile_size=320), opened, lambda *_: None)
+    for name in ("cells.parquet", "cells.geojson", "labels.tif"):
+        assert (undisturbed / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_region_has_the_slides_cells(whole: Path, slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "part"
+    assert typed(slide, "--out", out, "--engine", FP32, "--region", "100,200,300,250") == 0
+    inside = {cell for cell in cells_of(whole) if 100 <= cell[0] + 0.5 < 400 and 200 <= cell[1] + 0.5 < 450}
+    assert cells_of(out) == inside != set()
+
+
+def test_half_the_pixel_size_is_read_at_the_models(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fine"
+    assert typed(slide, "--out", out, "--engine", FP32, "--mpp", "0.25") == 0
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert (summary["scale"], summary["grid_width"], summary["mpp"], summary["mpp_source"]) == (2.0, 350, 0.25, "user")
+    assert tifffile.imread(out / "labels.tif").shape == (350, 350)
+
+
+def test_a_flat_picture_is_read_and_its_folder_left_alone(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    picture = pictures / "flat.png"
+    Image.fromarray(SlideReader(slide, MPP).read(0, 0, 400, 300)).save(picture)
+    assert typed(picture, "--out", tmp_path / "none") == 1
+    assert "--mpp" in capsys.readouterr().err
+    assert (
+        main(["--json", "segment", str(picture), "--out", str(tmp_path / "out"), "--mpp", "0.5", "--engine", FP32]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["cells"] > 5
+    assert list(pictures.iterdir()) == [picture]
+
+
+def refusals(slide: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").write_text("mine")
+    text = tmp_path / "text.svs"
+    text.write_text("no slide")
+    new = tmp_path / "new"
+    yield [slide, "--out", full], "something in it"
+    yield [text, "--out", new], "text.svs"
+    yield [tmp_path / "missing.svs", "--out", new], "no file"
+    yield [slide, "--out", new, "--engine", "steam"], "steam"
+    yield [slide, "--out", new, "--engine", FP32, "--model", "nobodys"], "nobodys"
+    yield [slide, "--out", new, "--engine", FP32, "--region", "9000,9000,10,10"], "outside"
+    yield [slide, "--out", new, "--engine", FP32, "--tile-size", "100"], "multiple of 16"
+    yield [slide, "--out", new, "--threads", "-1"], "--threads"
+
+
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, reason in refusals(slide, tmp_path):
+        assert typed(*arguments) == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("error: ")
+        assert reason in said
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+@needs_shared
+def test_fluorescence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed(SHARED / "slides" / "test3-DAPI-2-387.ndpi", "--out", tmp_path / "out", "--engine", FP32) == 1
+    assert "fluorescence" in capsys.readouterr().err
+
+
+@needs_shared
+def test_a_jpeg_2000_slide_whose_pixel_size_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slide = SHARED / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
+    assert typed(slide, "--out", tmp_path / "none", "--engine", FP32) == 1
+    assert "--mpp" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert typed(slide, "--out", out, "--engine", FP32, "--mpp", "1", "--region", "1500,1500,250,250") == 0
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert summary["scale"] == 0.5
+    assert summary["cells"] == len(cells_of(out)) > 20
