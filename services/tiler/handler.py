@@ -35,6 +35,7 @@ from microtome.process import Process
 from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.sampling import MAX_BLOCKS
 from microtome.tilestore import LocalPixelStore, ResultStore, attempt_prefix
 from microtome.tissue.region import Region
 from services.tiler.decoders import Decoders
@@ -54,10 +55,8 @@ from services.tiler.settings import TilerSettings
 from services.tiler.sharing import Shares, batch_limit
 from services.tiler.wishes import GIVEN_NORMALISATION, given_normalisation
 
-# Tiles on which the slide's normalisation is measured.
-SAMPLES = {JobType.SEGMENT_CELLS: 64, JobType.INSTANSEG_WSI: 200}
-# As many of them, of this size, as are measured in one call of a decoder.
-SAMPLED_AT_ONCE, SAMPLED_TILE = 8, 1024
+# Blocks of the sampling lattice that are measured in one call of a decoder.
+SAMPLED_AT_ONCE = 64
 TELL_S = 0.25
 
 
@@ -181,7 +180,7 @@ class PlanHandler:
             model,
             parameters.tile_size or self._settings.tile_size,
             self._settings.tile_overlap if parameters.halo is None else parameters.halo,
-            0 if given else SAMPLES[context.spec.type],
+            0 if given else MAX_BLOCKS,
             Region.like(parameters.region),
             None if parameters.tissue is None else parameters.tissue.sha256,
             self._results_root,
@@ -191,12 +190,11 @@ class PlanHandler:
         if given is not None:
             normalisation, notes = given_normalisation(given), (GIVEN_NORMALISATION,)
         else:
-            # A few tiles at a time: whoever else plans or decodes must not wait for all of them.
+            # Some at a time: whoever else plans or decodes must not wait for all of them.
             histogram = Histogram.empty()
-            few = batch_limit(SAMPLED_AT_ONCE, SAMPLED_TILE, layout.grid.tile_size)
-            for start in range(0, len(layout.samples), few):
-                chosen = layout.samples[start : start + few]
-                some, took = await self._decoders.call(sample_tiles, source, model.mpp, layout.grid, chosen)
+            for start in range(0, len(layout.samples), SAMPLED_AT_ONCE):
+                chosen = layout.samples[start : start + SAMPLED_AT_ONCE]
+                some, took = await self._decoders.call(sample_tiles, source, model.mpp, chosen)
                 histogram, seconds = histogram + some, seconds + took
             normalisation = Normalisation.from_histogram(histogram, model.percentiles)
         return TilePlan(

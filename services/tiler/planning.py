@@ -18,7 +18,8 @@ from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import pad_reflect
-from microtome.segmentation.run import content_key, sample_histogram, spread
+from microtome.segmentation.run import content_key
+from microtome.segmentation.sampling import sample_histogram, sampling_grid, spread
 from microtome.segmentation.wishes import EngineWish
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
@@ -55,8 +56,9 @@ class TissuePlan:
 class Layout:
     """A job's tiles by (row, column), before its normalisation is known.
 
-    `wanted`: those of its region whose core, grown by the halo, has tissue. `samples`: those on which the slide's
-    normalisation is measured, wherever the region lies: a region has the cells of the whole slide.
+    `wanted`: those of its region whose core, grown by the halo, has tissue. `samples`: blocks of the
+    slide's sampling lattice on which its normalisation is measured: jobs on regions, or with other tiles, find the same
+    cells.
     """
 
     grid: Grid
@@ -118,7 +120,7 @@ def lay_out(
     drawn: str | None,
     results: Path,
 ) -> Layout:
-    """Lay the grid, skip glass, choose at most `samples` tiles for the normalisation.
+    """Lay the grid, skip glass, choose at most `samples` blocks of the slide's lattice for the normalisation.
 
     `drawn`: the digest of what the user drew as tissue instead of what was found. The normalisation is measured on what
     was found all the same, so that all jobs share their tiles; only where nothing was found, on what was drawn.
@@ -135,10 +137,10 @@ def lay_out(
     reader = open_cached(source.path, source.mpp, model.mpp)
     mask = ResultStore(results).mask(tissue_key)
     grid, scale = Grid(reader.width, reader.height, tile_size, halo), reader.scale[0]
-    everywhere = tiles_with_tissue(grid, mask, scale)
-    wanted, total = everywhere, len(grid)
-    if drawn is not None:
-        wanted = tiles_with_tissue(grid, outline_of(source.path, drawn).touched(mask), scale)
+    shown = mask if drawn is None else outline_of(source.path, drawn).touched(mask)
+    wanted, total = tiles_with_tissue(grid, shown, scale), len(grid)
+    blocks = sampling_grid(reader.width, reader.height)
+    looked_at = tiles_with_tissue(blocks, mask, scale) or tiles_with_tissue(blocks, shown, scale)
     if region is not None:
         region.check_on(mask.level0_width, mask.level0_height)
         wanted = [tile for tile in wanted if region.meets(tile.core, scale)]
@@ -147,7 +149,9 @@ def lay_out(
         grid=grid,
         tiles_total=total,
         wanted=_addresses(wanted),
-        samples=_addresses(spread(everywhere or wanted, samples)),
+        samples=_addresses(
+            spread(tiles_with_tissue(blocks, mask, scale) or tiles_with_tissue(blocks, shown, scale), samples)
+        ),
         scale=scale,
         notes=reader.notes,
         seconds=time.perf_counter() - began,
@@ -155,12 +159,13 @@ def lay_out(
 
 
 def sample_tiles(
-    source: SlideSource, model_mpp: float, grid: Grid, addresses: tuple[tuple[int, int], ...]
+    source: SlideSource, model_mpp: float, addresses: tuple[tuple[int, int], ...]
 ) -> tuple[Histogram, float]:
-    """Count the intensities of some tiles' cores; return them and the wall seconds it took."""
+    """Count the intensities of some blocks of the sampling lattice; return them and the wall seconds it took."""
     began = time.perf_counter()
     reader = open_cached(source.path, source.mpp, model_mpp)
-    histogram = sample_histogram(reader, (grid.tile(*address) for address in addresses), len(addresses))
+    blocks = sampling_grid(reader.width, reader.height)
+    histogram = sample_histogram(reader, (blocks.tile(*address) for address in addresses))
     return histogram, time.perf_counter() - began
 
 

@@ -20,7 +20,8 @@ from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
-from microtome.segmentation.run import sample_histogram, segment, warm_up
+from microtome.segmentation.run import segment, warm_up
+from microtome.segmentation.sampling import sample_histogram, sampling_grid, spread
 from microtome.slides.reader import SlideReader
 from microtome.slides.resample import warm_up as warm_up_resampling
 from microtome.tissue.mask import find_tissue
@@ -51,7 +52,8 @@ def main() -> int:
     reader = SlideReader(options.slide, options.mpp, model.mpp)
     grid = Grid(reader.width, reader.height, options.tile_size, options.halo)
     wanted = tiles_with_tissue(grid, mask, reader.scale[0])
-    normalisation = Normalisation.from_histogram(sample_histogram(reader, wanted), model.percentiles)
+    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, reader.scale[0])
+    normalisation = Normalisation.from_histogram(sample_histogram(reader, spread(blocks)), model.percentiles)
     planned = time.perf_counter()
     chosen = {(tile.row, tile.column) for tile in wanted}
     cells = sum(

@@ -40,7 +40,7 @@ RECOVERY_P95_S = 30.0
 async def wage(folder: Path, seed: int, harms: Sequence[Harm], *, tell=print) -> dict[str, Any]:
     """Run a whole campaign in `folder`; return its result."""
     env = {"MAX_WORKERS": str(MAX_WORKERS), "MAX_ACTIVE_USERS": str(MAX_ACTIVE_USERS), "RATE_BURST": "0"}
-    env |= {"MAX_ATTEMPTS": "50", "LOG_LEVEL": "WARNING"}
+    env |= {"MAX_ATTEMPTS": "50", "LOG_LEVEL": "WARNING", "ENGINE": progress.ENGINE}
     began = time.monotonic()
     async with EmbeddedStack(folder / "stack", services=SERVICES, env=env) as stack:
         campaign = Campaign(stack, folder, seed)

@@ -54,8 +54,8 @@ PATIENCE_S = 60.0
 POINT_S = 45.0
 TILE_SIZES = tuple(range(336, 656, 16))
 HALOS = (96, 112, 128, 144)
-# What the gateway takes.
-MIN_CORE = 64
+# Smaller ones, which the gateway takes too, make jobs of a hundred tiles: they take their time, and show no more.
+MIN_CORE = 128
 CANCELLED_SHARE = 0.1
 _ENDS = (JobSucceeded, JobFailed, JobAttemptLost, JobCancelled, JobPreempted)
 

@@ -14,9 +14,12 @@ from microtome.eventlog.log import StoredEvent
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.wishes import EngineWish
 from services.tiler.planning import Layout, SlideSource, results_key
 
 MODEL = load_model("embedded")
+# What the services of a campaign run by.
+ENGINE: EngineWish = "onnxruntime-cpu-fp32"
 
 
 def folders(events: Iterable[StoredEvent], jobs: frozenset[str], results: Path) -> dict[str, Path]:
@@ -49,7 +52,7 @@ def _key(slide: SlideRegistered, spec: JobSpec, planned: JobPlanned) -> str:
     source = SlideSource(tenant=slide.user_id, path=Path(slide.path), sha256=slide.sha256, mpp=None)
     # Lists, as the tiler's: JSON knows no difference, but the dataclass asks for three of each.
     measured = Normalisation(tuple(normalisation.low), tuple(normalisation.high))  # type: ignore[arg-type]
-    return results_key(source, MODEL, layout, measured)
+    return results_key(source, MODEL, layout, measured, parameters.staining, ENGINE)
 
 
 def first_tile(folder: Path, after: float) -> float | None:

@@ -28,7 +28,8 @@ from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation as Range
-from microtome.segmentation.run import sample_histogram, segment
+from microtome.segmentation.run import segment
+from microtome.segmentation.sampling import sample_histogram
 from microtome.slides.mosaic import write_mosaic
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import write_synthetic_slide

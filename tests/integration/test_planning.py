@@ -11,9 +11,9 @@ import pytest
 from microtome.contracts.messages import Staining
 from microtome.errors import InvalidRequest, NotFound
 from microtome.segmentation.model import load_model
-from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import pad_reflect
-from microtome.segmentation.run import sample_histogram
+from microtome.segmentation.sampling import sample_histogram, sampling_grid
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import write_synthetic_slide
 from microtome.tilestore import LocalPixelStore, ResultStore
@@ -41,11 +41,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> SlideSource:
 
 
 def planned(
-    source: SlideSource, results: Path, region: Region | None = None, drawn: str | None = None
+    source: SlideSource,
+    results: Path,
+    region: Region | None = None,
+    drawn: str | None = None,
+    *,
+    tile_size: int = 512,
+    halo: int = 96,
 ) -> tuple[Layout, str]:
     """The tiles and their content key."""
-    layout = lay_out(source, plan_tissue(source, results).tissue_key, MODEL, 512, 96, 4, region, drawn, results)
-    histogram, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
+    key = plan_tissue(source, results).tissue_key
+    layout = lay_out(source, key, MODEL, tile_size, halo, 4, region, drawn, results)
+    histogram, _ = sample_tiles(source, MODEL.mpp, layout.samples)
     normalisation = Normalisation.from_histogram(histogram, MODEL.percentiles)
     return layout, results_key(source, MODEL, layout, normalisation, Staining.HE, "auto")
 
@@ -82,17 +89,18 @@ def test_tiles_are_decoded_as_the_bare_engine_reads_them(source: SlideSource, tm
         assert np.array_equal(store.get(key), pad_reflect(reader, layout.grid.tile(row, column).padded))
 
 
-def test_a_normalisation_measured_in_pieces_is_the_slides(source: SlideSource, tmp_path: Path) -> None:
+def test_a_normalisation_is_the_slides_whatever_the_tiles(source: SlideSource, tmp_path: Path) -> None:
     layout, _ = planned(source, tmp_path)
+    others, _ = planned(source, tmp_path, tile_size=352, halo=144)
+    assert others.samples == layout.samples
     assert len(layout.samples) == 4
-    whole, _ = sample_tiles(source, MODEL.mpp, layout.grid, layout.samples)
-    one, other = (
-        sample_tiles(source, MODEL.mpp, layout.grid, layout.samples[part])[0] for part in (slice(1), slice(1, 4))
-    )
-    assert ((one + other).counts == whole.counts).all()
+    assert len(others.wanted) > len(layout.wanted) > 0
     reader = SlideReader(source.path, source.mpp, MODEL.mpp)
-    wanted = [layout.grid.tile(*address) for address in layout.wanted]
-    assert (whole.counts == sample_histogram(reader, wanted, 4).counts).all()
+    blocks = sampling_grid(reader.width, reader.height)
+    whole, _ = sample_tiles(source, MODEL.mpp, layout.samples)
+    assert (whole.counts == sample_histogram(reader, [blocks.tile(*at) for at in layout.samples]).counts).all()
+    parts = [sample_tiles(source, MODEL.mpp, (address,))[0] for address in layout.samples]
+    assert (sum(parts, Histogram.empty()).counts == whole.counts).all()
 
 
 def test_a_region_has_tiles_of_the_slides_grid_and_shares_their_results(source: SlideSource, tmp_path: Path) -> None:

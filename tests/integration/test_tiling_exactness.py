@@ -17,7 +17,8 @@ from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import ArrayReader, pad_reflect
-from microtome.segmentation.run import content_key, sample_histogram, segment, warm_up
+from microtome.segmentation.run import content_key, segment, warm_up
+from microtome.segmentation.sampling import measure_normalisation, sample_histogram, sampling_grid, spread
 
 ROOT = Path(__file__).parents[2]
 CROP = ROOT / "tests" / "data" / "cmu-1-small-region-crop.jpg"
@@ -220,13 +221,21 @@ def test_a_failing_reader_fails_the_run(image: np.ndarray, model: Model, engine:
         list(segment(Torn(image), model, engine, grid, normalisation=normalisation))
 
 
-def test_sampling_does_not_depend_on_order(image: np.ndarray) -> None:
-    tiles = list(Grid(image.shape[1], image.shape[0], 256).tiles())
-    reader = ArrayReader(image)
-    some = sample_histogram(reader, tiles, 5)
-    assert (some.counts == sample_histogram(reader, tiles[::-1], 5).counts).all()
-    assert 0 < some.pixels < image.shape[0] * image.shape[1]
-    assert (sample_histogram(reader, tiles, 1000).counts == Histogram.of(image).counts).all()
+def test_a_normalisation_is_the_images_whatever_the_tiles(image: np.ndarray, model: Model) -> None:
+    height, width = image.shape[:2]
+    reader, blocks = ArrayReader(image), list(sampling_grid(width, height).tiles())
+    assert (sample_histogram(reader, blocks).counts == Histogram.of(image).counts).all()
+    assert spread(blocks, 5) == spread(blocks[::-1], 5)
+    assert len(spread(blocks, 5)) == 5
+    some = blocks[::2]
+    wanted = Normalisation.from_histogram(sample_histogram(reader, some), model.percentiles)
+    for grid in (Grid(width, height, 256), Grid(width, height, 384, 112, 32), Grid.whole(width, height)):
+        tiles = list(grid.tiles())
+        # All tiles are decoded, some are, or none: the pixels that are counted are the same.
+        for decoded in (tiles, tiles[1:], tiles * 1000):
+            measured = measure_normalisation(reader, some, model.percentiles, grid, decoded)
+            assert measured.normalisation == wanted
+            assert len(measured.pixels) == (len(decoded) if len(decoded) <= len(tiles) else 0)
     assert sample_histogram(reader, []).pixels == 0
 
 

@@ -31,6 +31,11 @@ class Rect:
     width: int
     height: int
 
+    @property
+    def empty(self) -> bool:
+        """Whether it has no pixel."""
+        return self.width == 0 or self.height == 0
+
     def intersection(self, other: Rect) -> Rect:
         """Give the part that both share; of width or height 0 where they share none."""
         x, y = max(self.x, other.x), max(self.y, other.y)

@@ -4,7 +4,7 @@ Promises: one normalisation for a whole slide, from histograms of full-resolutio
 order and added; percentiles as `numpy.percentile` gives them; a finite scale for every slide, and on a slide
 without contrast (glass, nothing, one colour) a scale that does not turn noise into nuclei.
 Refuses: thumbnails (averaging shrinks the range) and single tiles (each would get a range of its own); it takes
-histograms and cannot see where they come from, so `run.sample_histogram` is the way to make them.
+histograms and cannot see where they come from, so `sampling` is the way to make them.
 """
 
 from __future__ import annotations

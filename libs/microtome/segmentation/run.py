@@ -12,7 +12,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,12 @@ from microtome.segmentation.flow import Flow, Measured, Seconds
 from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
-from microtome.segmentation.reading import RegionReader, pad_reflect
+from microtome.segmentation.reading import RegionReader
+from microtome.segmentation.sampling import measure_normalisation, sampling_grid
 from microtome.segmentation.stains import HE, Stain
 
 # Part of every content key: raise it when the same model and settings would give other cells.
 ALGORITHM = 2
-# Decoded pixels that are kept from measuring the normalisation.
-KEPT_BYTES = 64 << 20
 
 
 def content_key(slide_sha256: str, model: Model, parameters: Mapping[str, object]) -> str:
@@ -44,25 +42,6 @@ def content_key(slide_sha256: str, model: Model, parameters: Mapping[str, object
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def sample_histogram(reader: RegionReader, tiles: Iterable[Tile], max_tiles: int = 64) -> Histogram:
-    """Histogram of the cores of at most `max_tiles` of the tiles (give it those with tissue), evenly spread.
-
-    Full-resolution pixels; the same tiles give the same histogram in any order.
-    """
-    histogram = Histogram.empty()
-    for tile in spread(tiles, max_tiles):
-        core = tile.core
-        histogram += Histogram.of(reader.read(core.x, core.y, core.width, core.height))
-    return histogram
-
-
-def spread(tiles: Iterable[Tile], max_tiles: int) -> list[Tile]:
-    """Return at most `max_tiles` of the tiles, evenly spread, the same whatever their order."""
-    ordered = sorted(tiles, key=lambda tile: (tile.row, tile.column))
-    count = min(max_tiles, len(ordered))
-    return [ordered[(2 * index + 1) * len(ordered) // (2 * count)] for index in range(count)]
-
-
 def warm_up(model: Model) -> float:
     """Compile all that a tile needs, so that the first one does not wait; returns the seconds it took."""
     began = time.perf_counter()
@@ -74,39 +53,6 @@ def warm_up(model: Model) -> float:
     logits[4, 36:44, 36:44] = 8.0
     segment_tile(logits, Tile(0, 0, rect, rect, rect), model, blank)
     return time.perf_counter() - began
-
-
-def measure_normalisation(
-    reader: RegionReader,
-    tiles: Iterable[Tile],
-    percentiles: tuple[float, float],
-    *,
-    max_tiles: int = 64,
-    threads: int = 1,
-) -> Measured:
-    """Measure the normalisation as `sample_histogram` does, with `threads`, and keep what was decoded for the network.
-
-    No more than `KEPT_BYTES` are kept: on a small slide everything, so that nothing is decoded twice.
-    """
-    chosen = spread(tiles, max_tiles)
-    size = 3 * chosen[0].padded.width * chosen[0].padded.height if chosen else 1
-    few = chosen[: KEPT_BYTES // size]
-
-    def decode(tile: Tile) -> tuple[Histogram, NDArray[np.uint8] | None]:
-        core, seen = tile.core, tile.padded
-        if len(few) < len(chosen):
-            return Histogram.of(reader.read(core.x, core.y, core.width, core.height)), None
-        pixels = pad_reflect(reader, seen)
-        top, left = core.y - seen.y, core.x - seen.x
-        return Histogram.of(pixels[top : top + core.height, left : left + core.width]), pixels
-
-    histogram, kept = Histogram.empty(), {}
-    with ThreadPoolExecutor(threads, thread_name_prefix="sample") as pool:
-        for tile, (counted, pixels) in zip(chosen, pool.map(decode, chosen), strict=True):
-            histogram += counted
-            if pixels is not None:
-                kept[tile.row, tile.column] = pixels
-    return Measured(Normalisation.from_histogram(histogram, percentiles), kept)
 
 
 def segment(
@@ -127,7 +73,7 @@ def segment(
     """Segment the tiles of `grid` that are `wanted` (None: all), or just `tiles`, in that order.
 
     Decoding, the network and the head run in threads of their own, a bounded number of tiles ahead of who takes the
-    results. `normalisation` None: measured on up to 64 of those tiles. `batch_size` None: what the engine likes.
+    results. `normalisation` None: measured where those tiles lie. `batch_size` None: what the engine likes.
     `workers`, `decoders`: threads for the head and for decoding. `stain`: whose dyes are measured. `keep` is given each
     tile's cells in the head's thread, before they are yielded. A tile's `seconds` say how long decoding and the network
     took, and for how long the network had stood "idle" before.
@@ -144,7 +90,12 @@ def segment(
         raise ConfigurationError(f"batch_size {size}, workers {workers} and decoders {decoders} must be at least 1.")
     todo = list(tiles) if tiles is not None else [tile for tile in grid.tiles() if wanted is None or wanted(tile)]
     if normalisation is None:
-        normalisation = measure_normalisation(reader, todo, model.percentiles, threads=decoders)
+        blocks = [
+            block
+            for block in sampling_grid(reader.width, reader.height).tiles()
+            if any(not block.core.intersection(tile.core).empty for tile in todo)
+        ]
+        normalisation = measure_normalisation(reader, blocks, model.percentiles, grid, todo, threads=decoders)
     measured = normalisation if isinstance(normalisation, Measured) else Measured(normalisation, {})
 
     def finish(logits: NDArray[np.float32], tile: Tile, pixels: NDArray[np.uint8], seconds: Seconds) -> TileCells:

@@ -25,7 +25,8 @@ from microtome.segmentation.flow import Measured
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import EMBEDDED, Model, load_model
 from microtome.segmentation.normalisation import Normalisation
-from microtome.segmentation.run import content_key, measure_normalisation, segment
+from microtome.segmentation.run import content_key, segment
+from microtome.segmentation.sampling import measure_normalisation, sampling_grid
 from microtome.segmentation.stains import HE, Stain
 from microtome.slides.reader import SlideReader
 from microtome.standalone.labels import LabelImage
@@ -126,7 +127,11 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
         "scale": reader.scale, "tile_size": grid.tile_size, "halo": grid.halo, "stain": wishes.stain.key,
         "tissue": key,
     }  # fmt: skip
-    measured = _measured(reader, everywhere, model, store, content_key(source.sha256, model, facts), wishes.threads)
+    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
+    tiles = along_curve(tile for tile in everywhere if region is None or region.meets(tile.core, scale))
+    measured = _measured(
+        reader, blocks, model, grid, tiles, store, content_key(source.sha256, model, facts), wishes.threads
+    )
     return _Plan(
         source=source,
         model=model,
@@ -134,7 +139,7 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
         reader=reader,
         grid=grid,
         measured=measured,
-        tiles=along_curve(tile for tile in everywhere if region is None or region.meets(tile.core, scale)),
+        tiles=tiles,
         tiles_total=sum(1 for _ in tiles_of(grid, scale, region)),
         content_key=content_key(source.sha256, model, {**facts, "normalisation": asdict(measured.normalisation)}),
         seconds={"open": opened, "tissue": found - began, "plan": time.perf_counter() - found},
@@ -142,14 +147,21 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
 
 
 def _measured(
-    reader: SlideReader, tiles: Sequence[Tile], model: Model, store: ResultStore, key: str, threads: int
+    reader: SlideReader,
+    blocks: Sequence[Tile],
+    model: Model,
+    grid: Grid,
+    tiles: Sequence[Tile],
+    store: ResultStore,
+    key: str,
+    threads: int,
 ) -> Measured:
     """The normalisation, measured once for all runs into one folder."""
     path = store.tile(key, 0, 0).with_name("normalisation.json")
     if path.is_file():
         known = json.loads(path.read_text("utf-8"))
         return Measured(Normalisation(tuple(known["low"]), tuple(known["high"])), {})
-    measured = measure_normalisation(reader, tiles, model.percentiles, threads=threads or usable_cores())
+    measured = measure_normalisation(reader, blocks, model.percentiles, grid, tiles, threads=threads or usable_cores())
     aside = path.with_suffix(".new")
     aside.write_text(json.dumps(asdict(measured.normalisation)), "utf-8")
     aside.replace(path)
