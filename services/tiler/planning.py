@@ -149,9 +149,7 @@ def lay_out(
         grid=grid,
         tiles_total=total,
         wanted=_addresses(wanted),
-        samples=_addresses(
-            spread(tiles_with_tissue(blocks, mask, scale) or tiles_with_tissue(blocks, shown, scale), samples)
-        ),
+        samples=_addresses(spread(looked_at, samples)),
         scale=scale,
         notes=reader.notes,
         seconds=time.perf_counter() - began,
