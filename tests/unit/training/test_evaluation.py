@@ -13,7 +13,7 @@ from microtome.training.labelled import Labelled
 
 
 def _plain() -> Model:
-    """A model whose pixel classifier is written by hand: a pixel belongs when its embedding is within 1 of the seed's."""
+    """A hand-written pixel classifier: a pixel belongs when its embedding is within 1 of the seed's."""
     first = np.zeros((5, 4), np.float32)
     first[0, 0], first[1, 0], first[2, 1], first[3, 1] = 1, -1, 1, -1
     parts = (first, np.zeros(5), np.eye(5), np.zeros(5), np.full(5, -10.0), [10.0])
