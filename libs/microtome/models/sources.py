@@ -133,7 +133,7 @@ def _from_safetensors(path: Path, description: Path) -> Source:
     try:
         said = json.loads(description.read_text("utf-8"))
         facts = _recipe_facts(said)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelRefused(f"'{description}' does not describe a model: {error!r}") from error
     digest, recorded = sha256_of(path), said.get("sha256", {}).get(path.name)
     if recorded not in {None, digest}:
