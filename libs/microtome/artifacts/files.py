@@ -1,17 +1,19 @@
 """All files of cells, written together.
 
 Promises: every tile's cells go into every file, in the order in which tiles come, so that the same results give the
-same bytes; a file that fails ends the others. What each costs is counted.
-Refuses: to hold more than a tile's cells for each file.
+same bytes; a file that fails ends the others. Files are written beside each other in threads, and beside the reading of
+the next tile: writers are compiled code that lets others run. What each costs is counted.
+Refuses: to hold more than two tiles' cells.
 """
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from microtome.artifacts.flatgeobuf import CellsFlatGeobuf
 from microtome.artifacts.geojson import CellsGeoJson
@@ -19,6 +21,11 @@ from microtome.artifacts.geoparquet import CellsParquet
 from microtome.artifacts.outlines import Outlines
 from microtome.artifacts.table import CellsCsv
 from microtome.segmentation.stains import Stain
+
+# More would wait for the disk, or for each other's memory.
+WRITERS = 2
+
+_File: TypeAlias = CellsParquet | CellsGeoJson | CellsCsv | CellsFlatGeobuf
 
 
 class CellFiles:
@@ -31,7 +38,8 @@ class CellFiles:
         """`mpp`: µm per level-0 pixel; `properties`: said in the metadata of the Parquet file."""
         self._folder, self._mpp, self._stain, self._properties = folder, mpp, stain, properties
         self._open = ExitStack()
-        self._files: dict[str, CellsParquet | CellsGeoJson | CellsCsv | CellsFlatGeobuf] = {}
+        self._files: dict[str, _File] = {}
+        self._writing: list[Future[None]] = []
         self.seconds: dict[str, float] = {}
 
     def __enter__(self) -> CellFiles:
@@ -43,17 +51,32 @@ class CellFiles:
                 "cells.csv": opening.enter_context(CellsCsv(folder / "cells.csv", self._mpp, stain)),
                 "cells.fgb": opening.enter_context(CellsFlatGeobuf(folder / "cells.fgb", stain)),
             }
+            # Closes after the last of them has written, and before the files close.
+            self._writers = opening.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="cells"))
             self._open = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.__exit__(kind, error, trace)
+        if error is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        # What a writer raises now ends the files as what the caller raised would have.
+        with self._open:
+            self._wait()
 
     def append(self, cells: Outlines) -> None:
-        """Add the cells of one tile to every file."""
-        for name, file in self._files.items():
-            began = time.perf_counter()
-            file.append(cells)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        """Add the cells of one tile to every file. Raises what writing the tile before raised."""
+        self._wait()
+        self._writing = [self._writers.submit(self._write, name, file, cells) for name, file in self._files.items()]
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, []
+        for future in writing:
+            future.result()
+
+    def _write(self, name: str, file: _File, cells: Outlines) -> None:
+        began = time.perf_counter()
+        file.append(cells)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began

@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ MEDIA_TYPES = {
     ".jpg": "image/jpeg",
 }
 _CHUNK = 8 << 20
+# Files whose digests are taken at once.
+_READERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,11 @@ class ArtifactStore:
     ) -> tuple[StoredArtifact, ...]:
         """Make every file of `draft` visible as the artifacts of this attempt, sorted by name.
 
-        `go_on()` is called every few megabytes until shortly before the rename; what it raises ends everything.
+        `go_on()` is called every few megabytes, from several threads, until shortly before the rename; what it raises
+        ends everything.
         """
-        artifacts = tuple(_describe(path, go_on) for path in sorted(draft.iterdir()))
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="digest") as readers:
+            artifacts = tuple(readers.map(lambda path: _describe(path, go_on), sorted(draft.iterdir())))
         _sync(draft)
         go_on()
         target = self._root / job_id / str(attempt)
