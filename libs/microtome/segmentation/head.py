@@ -16,7 +16,6 @@ image's size; who compares with it, gives them (`Coordinates`).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,17 +59,25 @@ _FROM_SEED = Coordinates(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
 def _smallest_logit(probability: np.float32) -> np.float32:
-    """Find the smallest float32 whose float32 sigmoid reaches `probability`."""
+    """Find the smallest float32 whose float32 sigmoid reaches `probability`, which is above 0 and below 1."""
+    # Bits as numbers that rise with the float: halving the distance between them takes 32 steps wherever it is.
+    below, reaches = -_ordered(np.float32(120)), _ordered(np.float32(120))
+    while reaches - below > 1:
+        middle = (below + reaches) // 2
+        if sigmoid(_float_at(middle)) >= probability:
+            reaches = middle
+        else:
+            below = middle
+    return _float_at(reaches)
 
-    def reaches(logit: np.float32) -> bool:
-        return bool(sigmoid(logit) >= probability)
 
-    at = np.float32(math.log(float(probability) / (1.0 - float(probability))))
-    while reaches(at):
-        at = np.nextafter(at, np.float32(-np.inf))
-    while not reaches(at):
-        at = np.nextafter(at, np.float32(np.inf))
-    return at
+def _ordered(positive: np.float32) -> int:
+    return int(positive.view(np.int32))
+
+
+def _float_at(order: int) -> np.float32:
+    value = np.int32(abs(order)).view(np.float32)
+    return np.float32(-value if order < 0 else value)
 
 
 def find_instances(
