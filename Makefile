@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 # Every path below is relative to this folder, whose own path may contain spaces.
 VENV := .venv
+PARITY := .venv-parity
 RUN := $(VENV)/bin/python
 UV := $(VENV)/bin/uv --quiet
 PYTHON ?=
@@ -19,7 +20,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-million bench-engine bench-scale train train-scores mosaic lock clean
+.PHONY: help setup setup-dev demo up down status replay test parity prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-head bench-million bench-engine bench-scale train train-scores compare-tissue mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -46,6 +47,9 @@ replay: $(VENV)/.runtime ## travel through the log; ARGS="--help", ARGS="timelin
 
 test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
 	@$(RUN) tests/run.py $(ARGS)
+
+parity: $(VENV)/.dev $(PARITY)/.installed ## the head against the instanseg package's own, live, pixel by pixel
+	@$(RUN) -m tests.parity $(PARITY)/bin/python $(ARGS)
 
 prove: $(VENV)/.dev ## the laws of scheduling on generated histories; HISTORIES=10000
 	@PYTHONPATH=libs:. $(RUN) -m tests.unit.domain.prove --histories $(or $(HISTORIES),10000)
@@ -110,6 +114,9 @@ bench-engine: $(VENV)/.dev ## Microtome against the package on the same slides; 
 bench-scale: $(VENV)/.dev ## seconds a megapixel and peak memory on slides of 5,000² to 20,000² pixels; ARGS="--edges 40000"
 	@$(RUN) -m tests.bench.scale $(ARGS)
 
+bench-head: $(VENV)/.dev ## what the head costs by number of nuclei, on one thread and on two at once; ARGS="--repeats 9"
+	@$(RUN) -m tests.bench.head $(ARGS)
+
 bench-million: $(VENV)/.dev ## a million cells through merge and all exports; ARGS="--cells 200000"
 	@$(RUN) -m tests.bench.million $(ARGS)
 
@@ -118,6 +125,9 @@ train: setup-models ## make the embedded model anew; ARGS=--smoke, ARGS="--init 
 
 train-scores: $(VENV)/.dev ## models against the classical baseline on TNBC 07–08; ARGS="embedded /path/to/model"
 	@$(RUN) -m microtome.training.report $(ARGS)
+
+compare-tissue: $(VENV)/.dev ## the tissue mask beside plain Otsu, on painted and real images
+	@$(RUN) -m tests.bench.tissue $(ARGS)
 
 mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs --size 20000 --out b.tif"
 	@$(RUN) -m microtome.slides.mosaic $(ARGS)
@@ -128,7 +138,7 @@ lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 
 clean: ## remove .venv and every cache; results in .microtome stay
 	@if [ -x $(RUN) ]; then $(RUN) -m microtome.embedded down || true; fi
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
+	rm -rf $(VENV) $(PARITY) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results
 	find . -name __pycache__ -type d -not -path './ui/node_modules/*' -prune -exec rm -rf {} +
 
 # -- the environment ------------------------------------------------------------------------------
@@ -166,4 +176,15 @@ $(VENV)/.runtime: requirements.lock $(VENV)/.installer
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "Installing development tools into $(VENV) …"
 	@$(UV) pip install --python $(RUN) -r requirements-dev.lock
+	@touch $@
+
+# The package that we compare with, apart from us: torch never comes into $(VENV). Where pip's own sources do not have
+# torch's build for CPUs, PyTorch's index does.
+$(PARITY)/.installed: requirements-parity.lock $(VENV)/.installer
+	@echo "Installing torch and instanseg-torch into $(PARITY) …"
+	@$(RUN) -m venv --clear $(PARITY)
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements-parity.lock > $(PARITY)/torch.lock
+	@pip="$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps"; \
+	  $$pip -r $(PARITY)/torch.lock 2>/dev/null || $$pip --index-url https://download.pytorch.org/whl/cpu -r $(PARITY)/torch.lock; \
+	  $$pip -r requirements-parity.lock
 	@touch $@

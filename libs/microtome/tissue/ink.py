@@ -10,9 +10,13 @@ colours of hematoxylin and is not known by them; an area that is as red as red i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+_SMALL_DISC = 9
 
 Bits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -22,7 +26,7 @@ STROKE_UM = 60.0
 # A mark is larger than this; drops of blood are smaller.
 SMALLEST_UM2 = 15_000.0
 # How far beyond its visible core an ink blurs.
-RIM_UM = 32.0
+RIM_UM = 40.0
 # Nuclei that show through leave gaps of this width in a stroke.
 GAP_UM = 40.0
 # So long a part of a stroke may be lost in dense tissue.
@@ -31,23 +35,38 @@ LOST_UM = 160.0
 REACH_UM = 320.0
 # Nuclei that show through ink are averaged with what is around them.
 SMOOTHING_UM = 12.0
+COARSE_UM = 16.0
 
 
-def ink(absorbed: Floats, mpp: float) -> Bits:
+def ink(absorbed: Sequence[Floats], mpp: float) -> Bits:
     """`[h, w]` bool: which pixels are ink or black, rims included.
 
-    `absorbed`: optical densities against glass, float32 `[h, w, 3]` in red, green, blue, at `mpp` µm per pixel.
+    `absorbed`: optical densities against glass, float32 `[h, w]` of red, green and blue, at `mpp` µm per pixel.
     """
-    smooth = cv2.GaussianBlur(absorbed, (0, 0), max(0.7, SMOOTHING_UM / mpp))
-    red, green, blue = (np.ascontiguousarray(smooth[..., channel], np.float32) for channel in range(3))
-    marks = np.zeros(absorbed.shape[:2], np.bool_)
+    height, width = absorbed[0].shape
+    # Marks are large: they are looked for on a coarse picture, however fine this one is.
+    coarser = max(1.0, COARSE_UM / mpp)
+    size = max(1, round(width / coarser)), max(1, round(height / coarser))
+    coarse = [np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.float32) for one in absorbed]
+    marks = _marks(coarse, mpp * coarser)
+    if not marks.any():
+        return np.zeros((height, width), np.bool_)
+    fine = cv2.resize(255 * marks.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(fine > 127, np.bool_)
+
+
+def _marks(absorbed: Sequence[Floats], mpp: float) -> Bits:
+    sigma = max(0.7, SMOOTHING_UM / mpp)
+    red, green, blue = (np.asarray(cv2.GaussianBlur(one, (0, 0), sigma), np.float32) for one in absorbed)
+    marks = np.zeros(red.shape, np.bool_)
     for core, pale in (
         _black(red, green, blue), _blue(red, green, blue), _green(red, green, blue),
         _red(red, green, blue), _yellow(red, green, blue),
     ):  # fmt: skip
         if core.any():
             marks |= _grown(core, pale, mpp)
-    return _out_of_focus(marks, absorbed, mpp) if marks.any() else marks
+    darkest = np.maximum(np.maximum(absorbed[0], absorbed[1]), absorbed[2])
+    return _out_of_focus(marks, darkest, mpp) if marks.any() else marks
 
 
 def _black(red: Floats, green: Floats, blue: Floats) -> tuple[Bits, Bits]:
@@ -99,12 +118,13 @@ def _grown(core: Bits, pale: Bits, mpp: float) -> Bits:
     return dilated(strokes, 2 * RIM_UM / mpp) | dilated(paler, RIM_UM / mpp)
 
 
-def _out_of_focus(marks: Bits, absorbed: Floats, mpp: float) -> Bits:
+def _out_of_focus(marks: Bits, darkest: Floats, mpp: float) -> Bits:
     """Smooth coloured areas that touch ink: ink out of focus. Tissue is never that smooth."""
-    darkest = absorbed.max(axis=2)
-    detail = cv2.blur(np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 2)), (11, 11))
+    around = cv2.GaussianBlur(darkest, (0, 0), max(0.7, COARSE_UM / mpp))
+    side = _odd(5 * COARSE_UM / mpp)
+    detail = cv2.blur(np.abs(darkest - around), (side, side))
     near = dilated(marks, 2 * REACH_UM / mpp)
-    smooth = ((detail < 0.004) & (darkest > 0.015) & near) | marks
+    smooth = ((detail < 0.002 + 0.06 * darkest) & (darkest > 0.015) & near) | marks
     _, labels = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
     touched = np.zeros(int(labels.max()) + 1, np.bool_)
     touched[labels[marks]] = True
@@ -133,7 +153,12 @@ def closed(bits: Bits, diameter: float) -> Bits:
 
 def dilated(bits: Bits, diameter: float) -> Bits:
     """All pixels that a disc of `diameter` pixels on some pixel of `bits` covers."""
-    return np.asarray(cv2.dilate(bits.astype(np.uint8), _disc(_odd(diameter))) > 0, np.bool_)
+    size = _odd(diameter)
+    if size <= _SMALL_DISC:
+        return np.asarray(cv2.dilate(bits.astype(np.uint8), _disc(size)) > 0, np.bool_)
+    # As fast for large discs as for small ones.
+    away = cv2.distanceTransform((~bits).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    return np.asarray(away <= size / 2, np.bool_)
 
 
 def _morphed(bits: Bits, diameter: float, operation: int, border: int) -> Bits:

@@ -25,9 +25,9 @@ from microtome.tissue.mask import Bits, TissueMask
 
 Floats = NDArray[np.float64]
 
-MAX_VERTICES = 20_000
+MAX_VERTICES = 40_000
 MAX_POLYGONS = 5_000
-MAX_BYTES = 512 * 1024
+MAX_BYTES = 1024 * 1024
 # Coordinates further off than this were not meant for any slide.
 _FURTHEST = 1e7
 # Lines along which an area is measured.

@@ -1,7 +1,7 @@
 """A tissue mask as polygons.
 
-Promises: the very edges of the mask's pixels in level-0 pixels, nothing smoothed and nothing lost: drawn again, the
-polygons give the mask. Rings are simple, closed and wound as GeoJSON says; holes stay holes; a polygon is a piece whose
+Promises: the very edges of the mask's pixels in level-0 pixels (to a hundredth), nothing smoothed and nothing lost: drawn
+again, the polygons give the mask. Rings are simple, closed and wound as GeoJSON says; holes stay holes; a polygon is a piece whose
 pixels share edges. Refuses: to reach beyond the slide, whose last pixels a mask's may overlap.
 """
 
@@ -42,7 +42,7 @@ def pieces(mask: TissueMask) -> tuple[Piece, ...]:
     rings: list[list[Ring]] = [[] for _ in range(count)]
     scale, end = mask.downsample, (mask.level0_width, mask.level0_height)
     for owner, corners in _rings(mask.bits, np.asarray(labels, np.int32)):
-        rings[owner].append(np.minimum(corners * scale, end))
+        rings[owner].append(np.round(np.minimum(corners * scale, end), 2))
     return tuple(_piece(rings[label], int(stats[label, cv2.CC_STAT_AREA])) for label in range(1, count))
 
 

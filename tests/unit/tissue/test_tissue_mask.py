@@ -169,7 +169,7 @@ def test_there_is_nothing_on_a_dusty_blank_slide() -> None:
 LEVEL0, LEVEL1 = 1.0, 4.0
 TILES = {
     "no-tissue.png": (LEVEL1, 0, 0), "no-tissue2.png": (LEVEL1, 0, 0.02), "no-tissue-line.png": (LEVEL1, 0, 0),
-    "no-tissue-green-pen.png": (LEVEL1, 0, 0), "no-tissue-red-pen.png": (LEVEL1, 0, 0.003),
+    "no-tissue-green-pen.png": (LEVEL1, 0, 0), "no-tissue-red-pen.png": (LEVEL1, 0, 0.03),
     "almost-white-2.png": (LEVEL1, 0.03, 0.06), "high-nuclei-score-level0.png": (LEVEL0, 0.97, 1),
     "high-nuclei-score-level2.png": (LEVEL1, 0.12, 0.2), "high-nuclei-score-red-pen-level1.png": (LEVEL1, 0.84, 0.92),
     "medium-nuclei-score-level0.png": (LEVEL0, 0.85, 1), "medium-nuclei-score-level1.png": (LEVEL1, 0.7, 0.95),
