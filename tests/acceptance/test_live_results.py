@@ -69,6 +69,10 @@ async def test_cells_are_those_of_the_bare_engine_and_none_lies_on_glass(live: L
     assert again["result"]["tiles_cached"] == result["tiles_processed"]
     same, same_ids = cells_in(await user.download(again["id"], "cells.parquet", live.folder / "again.parquet"))
     assert (same, same_ids) == (found, ids)
+    # To the last byte of every file, but for the one that says how long it took.
+    first, second = ({file["name"]: file["sha256"] for file in each["artifacts"]} for each in (result, again["result"]))
+    assert first.keys() == second.keys() >= {"cells.geojson", "cells.csv", "cells.fgb", "density.tif", "combined.jpg"}
+    assert {name for name in first if first[name] != second[name]} <= {"summary.json"}
 
 
 async def test_a_watcher_sees_a_job_from_its_first_snapshot_to_its_last(live: Live) -> None:
