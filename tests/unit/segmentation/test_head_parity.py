@@ -64,11 +64,12 @@ def test_where_nothing_is_cut_regrowing_changes_nothing(suite: Suite, model: Mod
 
 
 def test_what_the_package_compares_decides(suite: Suite, model: Model) -> None:
-    """The recorded tiles can tell float32 probabilities from logits: with logits compared, pixels change hands."""
-    assert sigmoid(np.float32(17.0)) == sigmoid(np.float32(18.0))
+    """The recorded tiles can tell float32 probabilities from logits: where probabilities round to one, and where they
+    do not, the same pixels go to different nuclei.
+    """
     case = next(case for case in suite.cases if case.name == "ties: probabilities of one")
     flat = suite.classifiers[case.classifier].copy()
-    # The same shapes, with probabilities that do not round to one.
     flat[-6:] /= 32
     gentle = dataclasses.replace(suite, classifiers={**suite.classifiers, case.classifier: flat})
-    assert (instances(case, gentle, model).labels != case.labels).any()
+    found = instances(case, gentle, model).labels
+    assert ((found != case.labels) & (found > 0) & (case.labels > 0)).any()
