@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from playwright.async_api import Page, expect
@@ -208,6 +209,48 @@ async def test_a_slide_that_hides_its_pixel_size_is_asked_about(visit: Visit, ap
     await expect(page.get_by_test_id("scale-bar")).to_contain_text("µm")
     jobs = (await api("erin").workflow(await visit.workflow()))["jobs"]
     assert [job["parameters"]["mpp"] for job in jobs] == [0.5, 0.5]
+
+
+async def test_a_user_draws_where_the_tissue_is(visit: Visit, api: Api, tmp_path: Path) -> None:
+    slide = tmp_path / "drawn.tif"
+    write_synthetic_slide(slide, size=1024, seed=23)
+    page = visit.page
+    await visit.enter("dora")
+    await visit.choose(slide)
+    await page.get_by_test_id("start-tissue").click()
+    await visit.finished("tissue")
+    await expect(page.get_by_test_id("overlay")).to_have_attribute("data-tissue", "true")
+    found = (await api("dora").workflow(await visit.workflow()))["jobs"][0]["result"]
+    assert found is not None
+    before = await visit.workflow()
+    await page.get_by_test_id("edit-tissue").click()
+    box = await page.get_by_test_id("overlay").bounding_box()
+    assert box is not None
+    # Everything to the right of the middle goes.
+    middle, left, top = box["x"] + box["width"] / 2, box["x"] + box["width"] - 6, box["y"] + 6
+    await page.get_by_test_id("tissue-remove").click()
+    await page.mouse.move(middle, top)
+    await page.mouse.down()
+    for x, y in ((left, top), (left, box["y"] + box["height"] - 6), (middle, box["y"] + box["height"] - 6)):
+        await page.mouse.move(x, y, steps=4)
+    await page.mouse.up()
+    await visit.picture("tissue-edited")
+    await page.get_by_test_id("tissue-use").click()
+    await expect(page.get_by_test_id("drawn-tissue")).to_be_visible()
+    await page.get_by_test_id("start-cells").click()
+    await expect(page.get_by_test_id("workflow")).not_to_have_attribute("data-workflow-id", before)
+    await visit.finished("cells")
+    workflow = await api("dora").workflow(await visit.workflow())
+    job = workflow["jobs"][1]
+    assert job["parameters"]["tissue"] is not None
+    assert job["result"] is not None
+    assert found["tissue_mm2"] * 0.3 < job["result"]["tissue_mm2"] < found["tissue_mm2"] * 0.7
+    parquet = await api("dora").download(job["id"], "cells.parquet", tmp_path / "cells.parquet")
+    seeds = pq.read_table(parquet, columns=["seed_x"])["seed_x"].to_pylist()
+    assert len(seeds) > 20
+    assert max(seeds) < 1024 * 0.55
+    await expect(page.get_by_test_id("drawn-tissue")).to_have_count(0)
+    await shows_the_result(page, job)
 
 
 async def test_the_page_outlives_the_gateway(

@@ -1,8 +1,8 @@
 """A tissue mask as polygons.
 
-Promises: the very edges of the mask's pixels in level-0 pixels (to a hundredth), nothing smoothed and nothing lost: drawn
-again, the polygons give the mask. Rings are simple, closed and wound as GeoJSON says; holes stay holes; a polygon is a piece whose
-pixels share edges. Refuses: to reach beyond the slide, whose last pixels a mask's may overlap.
+Promises: the very edges of the mask's pixels in level-0 pixels (to a hundredth), nothing smoothed and nothing lost:
+drawn again, the polygons give the mask. Rings are simple, closed and wound as GeoJSON says; holes stay holes; a polygon
+is a piece whose pixels share edges. Refuses: to reach beyond the slide, whose last pixels a mask's may overlap.
 """
 
 from __future__ import annotations

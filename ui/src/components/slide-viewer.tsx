@@ -8,12 +8,15 @@ import type { Job, Problem, Slide } from "../api/types";
 import { count } from "../format";
 import { rememberView } from "../route";
 import { api } from "../session";
+import { drawn as drawnTissue } from "../state/drawn";
+import { useDrawing } from "../state/drawing";
 import { NOTHING_DRAWN, Outlines, type Drawn } from "../viewer/outlines";
 import type { Scene, SlideStage, View } from "../viewer/slide-stage";
 import { scaleBar } from "../viewer/scale-bar";
 import { tintedMask } from "../viewer/tissue";
 import { ErrorPanel } from "./error-panel";
 import { LayerControls } from "./layer-controls";
+import { TissueEditor } from "./tissue-editor";
 
 /** Seen against haematoxylin, eosin and glass alike. */
 const CELL_STYLE = { color: "#00d59b", lineWidth: 1.5 };
@@ -44,6 +47,7 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
   const [showTissue, setShowTissue] = useState(true);
   const [opacity, setOpacity] = useState(0.3);
   const client = api.value;
+  const editing = useDrawing(slide, tissue, canvas, stage, TISSUE_TINT);
 
   const hasCells = job?.result?.artifacts.some((artifact) => artifact.name.startsWith("cells.")) ?? false;
   const hasTissue = job?.result?.artifacts.some((artifact) => artifact.name === "tissue_mask.png") ?? false;
@@ -52,9 +56,10 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
   const scene: Scene = {
     shapes: drawn.shapes,
     showCells,
-    tissue: showTissue ? tissue : null,
+    tissue: editing.mask ?? (showTissue ? tissue : null),
     tissueOpacity: opacity,
     style: CELL_STYLE,
+    line: editing.line,
   };
   const latestScene = useRef(scene);
   latestScene.current = scene;
@@ -128,7 +133,7 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
     stage.current?.setScene(latestScene.current);
     canvas.dataset["outlines"] = String(showCells ? drawn.outlines : 0);
     canvas.dataset["tissue"] = String(showTissue && tissue !== null);
-  }, [drawn, showCells, tissue, showTissue, opacity, ready, canvas]);
+  }, [drawn, showCells, tissue, showTissue, opacity, ready, canvas, editing.mask, editing.line, editing.strokes]);
 
   const toggleCells = useCallback(() => setShowCells((shown) => !shown), []);
   const toggleTissue = useCallback(() => setShowTissue((shown) => !shown), []);
@@ -166,6 +171,18 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
           </svg>
         </button>
       </div>
+      <TissueEditor
+        brush={editing.brush}
+        choose={editing.choose}
+        begin={editing.begin}
+        clear={editing.clear}
+        use={() => {
+          const polygon = editing.finish();
+          if (polygon) drawnTissue.value = { slide: slide.id, tissue: polygon };
+        }}
+        cancel={editing.cancel}
+        hint={editing.hint}
+      />
       <LayerControls
         cells={hasCells ? { shown: showCells, toggle: toggleCells, loading: drawn.loading } : null}
         tissue={hasTissue ? { shown: showTissue, toggle: toggleTissue, opacity, setOpacity } : null}

@@ -5,6 +5,7 @@ import { problemOf } from "../api/problem";
 import type { JobParameters, Problem, Slide, Stain } from "../api/types";
 import { go } from "../route";
 import { api } from "../session";
+import { drawn } from "../state/drawn";
 import { workflows } from "../state/library";
 import { ASSUMED_MPP, MPP_RANGE, readMpp, workflowFor, type Recipe } from "../state/start";
 import { ErrorPanel } from "./error-panel";
@@ -16,7 +17,8 @@ export function StartPanel({ slide }: { slide: Slide }) {
   const [problem, setProblem] = useState<Problem | null>(null);
   const [stain, setStain] = useState<Stain>("he");
   const size = parametersFor(slide, typed, assume);
-  const parameters = size && { ...size, ...(stain === "he" ? {} : { stain }) };
+  const mine = drawn.value?.slide === slide.id ? drawn.value.tissue : null;
+  const parameters = size && { ...size, ...(stain === "he" ? {} : { stain }), ...(mine ? { tissue: mine } : {}) };
 
   const start = async (recipe: Recipe): Promise<void> => {
     if (!parameters) return;
@@ -25,6 +27,7 @@ export function StartPanel({ slide }: { slide: Slide }) {
     try {
       const workflow = await api.value.submit(workflowFor(recipe, slide, parameters));
       void workflows.refresh();
+      drawn.value = null;
       go({ page: "workflow", workflow: workflow.id, job: null, view: null });
     } catch (error) {
       setProblem(problemOf(error));
@@ -38,6 +41,14 @@ export function StartPanel({ slide }: { slide: Slide }) {
     <section class="start" aria-label="Start">
       {slide.mpp === null ? (
         <MppQuestion typed={typed} setTyped={setTyped} assume={assume} setAssume={setAssume} />
+      ) : null}
+      {mine ? (
+        <p class="note row" data-testid="drawn-tissue">
+          <span>In the tissue that you drew.</span>
+          <button type="button" class="quiet small" onClick={() => (drawn.value = null)}>
+            Forget it
+          </button>
+        </p>
       ) : null}
       <label class="row small">
         <span>Stain</span>

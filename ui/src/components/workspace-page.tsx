@@ -6,6 +6,7 @@ import { isAbort, problemOf } from "../api/problem";
 import type { Job, Problem, Slide, Workflow } from "../api/types";
 import { parseRoute, replaceRoute, type Route } from "../route";
 import { api } from "../session";
+import { drawn } from "../state/drawn";
 import { workflows } from "../state/library";
 import { connection, openRun, run, runProblem } from "../state/run";
 import { ErrorPanel } from "./error-panel";
@@ -100,7 +101,7 @@ function Workspace({ at, slideId, workflow, job }: Properties) {
         {slide && at.page === "slide" ? <StartPanel key={slide.id} slide={slide} /> : null}
         {workflow ? <Events events={run.value.events} /> : null}
         {slide && workflow ? (
-          <details class="again">
+          <details class="again" open={drawn.value?.slide === slide.id}>
             <summary>Start another run on this slide</summary>
             <StartPanel key={slide.id} slide={slide} />
           </details>

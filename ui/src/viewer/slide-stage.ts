@@ -47,6 +47,8 @@ export interface Scene {
   tissue: HTMLCanvasElement | null;
   tissueOpacity: number;
   style: CellStyle;
+  /** The line that is being drawn, [x0, y0, x1, y1, …] in level-0 pixels. */
+  line: readonly number[] | null;
 }
 
 export class SlideStage {
@@ -97,6 +99,20 @@ export class SlideStage {
     this.scene = scene;
     if (restyled) this.cells.invalidate();
     this.paint();
+  }
+
+  /** While somebody draws, the canvas takes what is dragged, and passes on the wheel. */
+  setDrawing(drawing: boolean): void {
+    this.canvas.style.pointerEvents = drawing ? "auto" : "";
+    this.canvas.style.touchAction = drawing ? "none" : "";
+    this.canvas.style.cursor = drawing ? "crosshair" : "";
+  }
+
+  /** Where on the slide a point of the window is, in level-0 pixels. */
+  placeOf(clientX: number, clientY: number): [number, number] {
+    const box = this.canvas.getBoundingClientRect();
+    const { scale, x, y } = this.transform();
+    return [(clientX - box.left - x) / scale, (clientY - box.top - y) / scale];
   }
 
   zoomBy(factor: number): void {
@@ -202,7 +218,7 @@ export class SlideStage {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
     const transform = this.transform();
-    const { tissue, tissueOpacity, shapes, showCells, style } = this.scene;
+    const { tissue, tissueOpacity, shapes, showCells, style, line } = this.scene;
     if (tissue) {
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       context.globalAlpha = tissueOpacity;
@@ -213,7 +229,21 @@ export class SlideStage {
     if (showCells && shapes.length) {
       this.cells.paint(context, shapes, transform, screen, ratio, style, this.moving);
     }
+    if (line) drawLine(context, line, transform, ratio);
   }
+}
+
+function drawLine(context: CanvasRenderingContext2D, line: readonly number[], at: Transform, ratio: number): void {
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.beginPath();
+  for (let index = 0; index + 1 < line.length; index += 2) {
+    context.lineTo(at.x + at.scale * (line[index] as number), at.y + at.scale * (line[index + 1] as number));
+  }
+  context.setLineDash([6, 4]);
+  context.lineWidth = 2;
+  context.strokeStyle = "#201a45";
+  context.stroke();
+  context.setLineDash([]);
 }
 
 /** Reads the DZI description with the user's header; OpenSeadragon then asks for the tiles. */

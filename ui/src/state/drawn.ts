@@ -1,0 +1,11 @@
+/** The tissue that the user drew on a slide, for the next run on it. */
+
+import { signal } from "@preact/signals";
+import type { Polygon } from "../viewer/tracing";
+
+export interface Drawn {
+  slide: string;
+  tissue: Polygon;
+}
+
+export const drawn = signal<Drawn | null>(null);
