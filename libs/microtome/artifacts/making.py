@@ -209,11 +209,12 @@ def _write_pictures(order: Order, preview: Preview, density: Density, folder: Pa
     preview.save(folder / "overlay.jpg")
     density.save_tiff(folder / "density.tif")
     density.save_png(folder / "density.png")
-    picture = _picture(order.slide.path)
+    picture = reduced(_picture(order.slide.path), COMBINED_PIXELS)
     height, width = picture.shape[:2]
-    shown = density.with_legend(density.picture(width, height))
-    panels = (("slide", picture), ("tissue and cells", preview.picture), ("density", shown))
-    save_jpeg(side_by_side(panels, COMBINED_PIXELS), folder / "combined.jpg")
+    drawn, shown = reduced(preview.picture, COMBINED_PIXELS), density.with_legend(density.picture(width, height))
+    save_jpeg(
+        side_by_side((("slide", picture), ("tissue and cells", drawn), ("density", shown))), folder / "combined.jpg"
+    )
 
 
 def _picture(slide: Path) -> NDArray[np.uint8]:

@@ -65,12 +65,12 @@ def reduced(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], longest: int) -> NDArray[np.uint8]:
-    """Put pictures of one shape, uint8 RGB, in a row (tall ones) or one below the other (wide ones).
+def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Put pictures, uint8 RGB, in a row, or one below the other if they are wide.
 
-    Each is reduced to `longest` and has its name above it; the last may be lower than the others.
+    Each has its name above it; they may differ by a legend.
     """
-    framed = [_framed(name, reduced(image, longest)) for name, image in panels]
+    framed = [_framed(name, image) for name, image in panels]
     height, width = panels[0][1].shape[:2]
     axis = 0 if width > 2 * height else 1
     across = 1 - axis

@@ -87,7 +87,7 @@ def test_the_files_say_what_they_hold(tmp_path: Path) -> None:
 def test_pictures_side_by_side_show_each_of_them(height: int) -> None:
     panels = [(name, np.full((height, 200, 3), value, np.uint8)) for name, value in (("a", 10), ("b", 60), ("c", 110))]
     panels[2] = ("c", np.pad(panels[2][1], ((0, 40), (0, 0), (0, 0))))
-    combined = side_by_side(panels, 1000)
+    combined = side_by_side(panels)
     wide = height == 80
     assert (combined.shape[0] > combined.shape[1]) == wide
     for value in (10, 60, 110):
