@@ -9,6 +9,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -118,6 +119,13 @@ def test_a_reader_can_leave_out_row_groups_by_their_boxes(tmp_path: Path) -> Non
     assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
     found = pq.read_table(path, filters=pc.field("bbox", "xmin") > 127_000)
     assert 0 < found.num_rows < 400
+    window = (64_000.0, 40.0, 64_300.0, 120.0)
+    cells = geopandas.read_parquet(path, bbox=window)
+    assert cells.crs is None
+    everything = geopandas.read_parquet(path).set_index("id")
+    inside = everything[everything.intersects(shapely.box(*window))]
+    assert 0 < len(inside) <= len(cells) < 60
+    assert set(inside.index) <= set(cells["id"])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 1.9803])
