@@ -63,8 +63,8 @@ class EngineDefaults(CommonSettings):
     """How slides are cut and segmented when a job does not say."""
 
     instanseg_model: str = Field(default="embedded", min_length=1)
-    tile_size: TileSize = 1024
-    tile_overlap: TileOverlap = 96
+    tile_size: TileSize = 2304
+    tile_overlap: TileOverlap = 112
     batch_size: BatchSize = 2
 
 

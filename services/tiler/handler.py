@@ -179,6 +179,7 @@ class PlanHandler:
             tissue.tissue_key,
             model,
             parameters.tile_size or self._settings.tile_size,
+            parameters.tile_size is None,
             self._settings.tile_overlap if parameters.halo is None else parameters.halo,
             0 if given else MAX_BLOCKS,
             Region.like(parameters.region),

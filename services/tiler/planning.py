@@ -24,6 +24,7 @@ from microtome.segmentation.wishes import EngineWish
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
+from microtome.tissue.fitting import fitting_grid
 from microtome.tissue.mask import ALGORITHM, find_tissue
 from microtome.tissue.region import Region
 from microtome.tissue.store import outline_of, save_mask
@@ -114,6 +115,7 @@ def lay_out(
     tissue_key: str,
     model: Model,
     tile_size: int,
+    largest: bool,
     halo: int,
     samples: int,
     region: Region | None,
@@ -122,6 +124,7 @@ def lay_out(
 ) -> Layout:
     """Lay the grid, skip glass, choose at most `samples` blocks of the slide's lattice for the normalisation.
 
+    `largest`: tiles may be smaller than `tile_size` on both edges, if fewer pixels then go through the network.
     `drawn`: the digest of what the user drew as tissue instead of what was found. The normalisation is measured on what
     was found all the same, so that all jobs share their tiles; only where nothing was found, on what was drawn.
     Raises `UnknownMpp`, `UnreadableSlide`, `ResultGone` without the tissue mask, `ConfigurationError` for a grid
@@ -136,7 +139,13 @@ def lay_out(
         )
     reader = open_cached(source.path, source.mpp, model.mpp)
     mask = ResultStore(results).mask(tissue_key)
-    grid, scale = Grid(reader.width, reader.height, tile_size, halo), reader.scale[0]
+    scale = reader.scale[0]
+    # By the tissue that was found, whatever was drawn and whatever the region: all jobs share their tiles.
+    grid = (
+        fitting_grid(reader.width, reader.height, halo, mask, scale, tile_size)
+        if largest
+        else Grid(reader.width, reader.height, tile_size, halo)
+    )
     shown = mask if drawn is None else outline_of(source.path, drawn).touched(mask)
     wanted, total = tiles_with_tissue(grid, shown, scale), len(grid)
     blocks = sampling_grid(reader.width, reader.height)

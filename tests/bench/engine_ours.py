@@ -30,7 +30,8 @@ from microtome.segmentation.engines import open_engine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.reading import ArrayReader
-from microtome.segmentation.run import measure_normalisation, segment, warm_up
+from microtome.segmentation.run import segment, warm_up
+from microtome.segmentation.sampling import measure_normalisation, sampling_grid
 from microtome.slides import opening, resample, thumbnail
 from microtome.slides.conversion import make_readable
 from microtome.slides.reader import SlideReader
@@ -61,7 +62,8 @@ class Bare:
         scale = reader.scale[0]
         grid = fitting_grid(reader.width, reader.height, self._model.halo_min, mask, scale)
         tiles = along_curve(tiles_with_tissue(grid, mask, scale))
-        measured = measure_normalisation(reader, tiles, self._model.percentiles, threads=self._threads)
+        blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
+        measured = measure_normalisation(reader, blocks, self._model.percentiles, grid, tiles, threads=self._threads)
         planned = time.perf_counter()
         results, written = [], 0.0
         with CellsGeoJson(out / "cells.geojson") as file:

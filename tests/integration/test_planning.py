@@ -51,7 +51,7 @@ def planned(
 ) -> tuple[Layout, str]:
     """The tiles and their content key."""
     key = plan_tissue(source, results).tissue_key
-    layout = lay_out(source, key, MODEL, tile_size, halo, 4, region, drawn, results)
+    layout = lay_out(source, key, MODEL, tile_size, False, halo, 4, region, drawn, results)
     histogram, _ = sample_tiles(source, MODEL.mpp, layout.samples)
     normalisation = Normalisation.from_histogram(histogram, MODEL.percentiles)
     return layout, results_key(source, MODEL, layout, normalisation, Staining.HE, "auto")

@@ -119,7 +119,7 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
     if region is not None:
         region.check_on(source.width, source.height)
     if wishes.tile_size is None:
-        grid = fitting_grid(reader.width, reader.height, model.halo_min, mask, scale, region)
+        grid = fitting_grid(reader.width, reader.height, model.halo_min, mask, scale)
     else:
         grid = Grid(reader.width, reader.height, wishes.tile_size, model.halo_min)
     everywhere = tiles_with_tissue(grid, mask, scale)

@@ -1,7 +1,7 @@
 """The grid that costs the network least on a slide.
 
-Promises: the same answer wherever it is asked, from the sizes, the mask and the region alone. Large tiles spend less on
-halos, small ones skip more glass; which matters more depends on the tissue.
+Promises: the same answer wherever it is asked, from the slide's sizes and mask alone. Large tiles spend less on halos,
+small ones skip more glass; which matters more depends on the tissue.
 Refuses: tiles larger than asked for.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from microtome.segmentation.grid import STRIDE, Grid
 from microtome.tissue.mask import TissueMask
-from microtome.tissue.region import Region
 from microtome.tissue.tiles import tiles_with_tissue
 
 # A call of the network costs as much as so many pixels before it computes the first, and a file is written for each.
 _PIXELS_PER_CALL = 20_000
 # Larger slides have so many tiles that a few candidates must do.
 _MANY_PIXELS = 1 << 28
-LARGEST, SMALLEST = 1536, 512
+# A tile of the largest edge takes 2 GB while the network runs in bytes or halves, 4 GB in fp32.
+LARGEST, SMALLEST = 2304, 512
 
 
 def fitting_grid(
@@ -25,7 +25,6 @@ def fitting_grid(
     halo: int,
     mask: TissueMask,
     scale: float,
-    region: Region | None = None,
     largest: int = LARGEST,
 ) -> Grid:
     """Return the grid with tiles of at most `largest` for which the fewest pixels go through the network.
@@ -40,7 +39,7 @@ def fitting_grid(
     }
 
     def cost(grid: Grid) -> tuple[int, int]:
-        tiles = len(tiles_with_tissue(grid, mask, scale, region))
+        tiles = len(tiles_with_tissue(grid, mask, scale))
         return tiles * (grid.tile_width * grid.tile_height + _PIXELS_PER_CALL), tiles
 
     return min(grids.values(), key=cost)
