@@ -14,13 +14,15 @@ UV := $(VENV)/bin/uv --quiet
 PYTHON ?=
 SLIDE ?=
 MPP ?=
+# A tenth of the size of the build with CUDA; macOS has one build.
+TORCH ?= torch==2.13.0$(if $(filter Darwin,$(shell uname)),,+cpu)
 EXIT ?=
 ARGS ?=
 export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev demo up down status replay test parity prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-head bench-million bench-engine bench-scale train train-scores compare-tissue mosaic lock clean
+.PHONY: help setup setup-dev setup-models demo up down status replay test parity prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-head bench-million bench-engine bench-scale train train-scores compare-tissue mosaic lock clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -29,6 +31,8 @@ help: ## show this list
 setup: $(VENV)/.runtime ## install what is needed to run (demo, up)
 
 setup-dev: $(VENV)/.dev ## install what is needed to test and change it
+
+setup-models: $(VENV)/.models ## install PyTorch, to import or train models; TORCH=torch==2.13.0 for the build with CUDA
 
 demo: $(VENV)/.runtime ## segment a slide on this machine; SLIDE=path MPP=µm-per-pixel EXIT=1
 	@$(RUN) -m microtome.demo
@@ -50,6 +54,7 @@ test: $(VENV)/.dev ## all tests; ARGS="-k name" for some
 
 parity: $(VENV)/.dev $(PARITY)/.installed ## the head against the instanseg package's own, live, pixel by pixel
 	@$(RUN) -m tests.parity $(PARITY)/bin/python $(ARGS)
+	@MICROTOME_PARITY=$(PARITY) $(RUN) -m pytest -q tests/parity
 
 prove: $(VENV)/.dev ## the laws of scheduling on generated histories; HISTORIES=10000
 	@PYTHONPATH=libs:. $(RUN) -m tests.unit.domain.prove --histories $(or $(HISTORIES),10000)
@@ -135,6 +140,7 @@ mosaic: $(VENV)/.runtime ## a large slide from a small one; ARGS="--source a.svs
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade -c requirements-dev.lock requirements-models.in -o requirements-models.lock
 
 clean: ## remove .venv and every cache; results in .microtome stay
 	@if [ -x $(RUN) ]; then $(RUN) -m microtome.embedded down || true; fi
@@ -176,6 +182,14 @@ $(VENV)/.runtime: requirements.lock $(VENV)/.installer
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "Installing development tools into $(VENV) …"
 	@$(UV) pip install --python $(RUN) -r requirements-dev.lock
+	@touch $@
+
+# Where pip's own sources do not have torch's build for CPUs, PyTorch's index does.
+$(VENV)/.models: requirements-models.lock $(VENV)/.runtime
+	@echo "Installing PyTorch into $(VENV) …"
+	@$(UV) pip install --python $(RUN) -r requirements-models.lock
+	@pip="$(RUN) -m pip install --quiet --disable-pip-version-check"; \
+	  $$pip '$(TORCH)' 2>/dev/null || $$pip --index-url https://download.pytorch.org/whl/cpu '$(TORCH)'
 	@touch $@
 
 # The package that we compare with, apart from us: torch never comes into $(VENV). Where pip's own sources do not have

@@ -2,7 +2,7 @@
 
 `model.json` holds everything that can change a cell, its name, and nothing else. The model's digest is made over it:
 the same weights with the same numbers and name have the same digest, wherever and whenever they were imported.
-`about.json` holds what is worth knowing and changes no cell: where the model came from, its licence, how it was checked.
+`about.json` holds what is worth knowing and changes no cell: where a model came from, its licence, how it was checked.
 Promises: numbers are checked before anything is written. Refuses: thresholds and pixel sizes that cannot be.
 """
 
