@@ -60,7 +60,7 @@ class Bare:
         mask = find_tissue(image, mpp)
         found = time.perf_counter()
         scale = reader.scale[0]
-        grid = fitting_grid(reader.width, reader.height, self._model.halo_min, mask, scale)
+        grid = fitting_grid(reader.width, reader.height, self._model.halo, mask, scale)
         tiles = along_curve(tiles_with_tissue(grid, mask, scale))
         blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
         measured = measure_normalisation(reader, blocks, self._model.percentiles, grid, tiles, threads=self._threads)

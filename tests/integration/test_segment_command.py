@@ -90,7 +90,7 @@ def test_the_files_are_those_of_a_job_and_a_label_image(whole: Path, slide: Path
 def test_its_cells_are_those_of_the_engine_whatever_the_tiles(whole: Path, slide: Path, tmp_path: Path) -> None:
     model = load_model("embedded")
     reader, mask = SlideReader(slide, MPP, model.mpp), find_tissue(slide, MPP)
-    grid = fitting_grid(reader.width, reader.height, model.halo_min, mask, reader.scale[0])
+    grid = fitting_grid(reader.width, reader.height, model.halo, mask, reader.scale[0])
     tiles = tiles_with_tissue(grid, mask, reader.scale[0])
     stream = segment(reader, model, OnnxRuntimeEngine(model), grid, tiles=tiles)
     seeds = {seed for _, cells in stream for seed in zip(cells.seed_x.tolist(), cells.seed_y.tolist(), strict=True)}

@@ -119,9 +119,9 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
     if region is not None:
         region.check_on(source.width, source.height)
     if wishes.tile_size is None:
-        grid = fitting_grid(reader.width, reader.height, model.halo_min, mask, scale)
+        grid = fitting_grid(reader.width, reader.height, model.halo, mask, scale)
     else:
-        grid = Grid(reader.width, reader.height, wishes.tile_size, model.halo_min)
+        grid = Grid(reader.width, reader.height, wishes.tile_size, model.halo)
     everywhere = tiles_with_tissue(grid, mask, scale)
     facts = {
         "scale": reader.scale, "tile_size": grid.tile_size, "halo": grid.halo, "stain": wishes.stain.key,
