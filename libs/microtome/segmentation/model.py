@@ -68,6 +68,11 @@ class Model:
         """Half the edge of the largest square in which a seed may grow, in model pixels."""
         return max(self.window, self.largest_window or 0)
 
+    @property
+    def halo(self) -> int:
+        """The halo to take: with room for objects half as large again as the ordinary window."""
+        return -(-(self.halo_min + self.window // 2) // 16) * 16
+
     def with_room(self, halo: int) -> Model:
         """Return the model for tiles with `halo`: what the halo has more than is needed is room for larger objects.
 
