@@ -36,7 +36,7 @@ from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.sampling import MAX_BLOCKS
-from microtome.tilestore import LocalPixelStore, ResultStore, attempt_prefix
+from microtome.tilestore import BoundedResults, LocalPixelStore, ResultStore, attempt_prefix
 from microtome.tissue.region import Region
 from services.tiler.decoders import Decoders
 from services.tiler.feeding import Address, Feeder
@@ -71,6 +71,7 @@ class PlanHandler:
         self._attempts = Attempts(process)
         self._results_root = settings.microtome_data_dir / "results"
         self._results = ResultStore(self._results_root)
+        self._bounded = BoundedResults(self._results_root)
         self._pixels = LocalPixelStore(settings.tile_store_dir)
 
     async def __call__(self, delivery: Delivery) -> None:
@@ -103,7 +104,7 @@ class PlanHandler:
         region = Region.like((context.spec.parameters or JobParameters()).region)
         if region is not None:
             region.check_on(context.slide.width, context.slide.height)
-        tissue = await self._decoders.call(plan_tissue, source, self._results_root)
+        tissue = await self._tissue(attempt, source)
         work = MergeWork(
             job_id=attempt.job_id,
             workflow_id=context.workflow_id,
@@ -118,6 +119,15 @@ class PlanHandler:
         if context.spec.type == JobType.TISSUE_MASK:
             return work
         return await self._segment(attempt, source, tissue, work)
+
+    async def _tissue(self, attempt: Attempt, source: SlideSource) -> TissuePlan:
+        """Find the tissue, or what was found before, and keep it until the job is over."""
+        while True:
+            tissue = await self._decoders.call(plan_tissue, source, self._results_root)
+            await asyncio.to_thread(self._bounded.hold, attempt.job_id, tissue_key=tissue.tissue_key)
+            # It may have been evicted just before it was held.
+            if await asyncio.to_thread(self._results.tissue(tissue.tissue_key).is_file):
+                return tissue
 
     async def _segment(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, work: MergeWork) -> MergeWork:
         context = attempt.context
@@ -271,6 +281,8 @@ class PlanHandler:
         def finished(addresses: Sequence[Address]) -> frozenset[Address]:
             return frozenset(address for address in addresses if self._results.has(plan.content_key, *address))
 
+        # Before it is asked what is known: from here on nothing of it goes.
+        await asyncio.to_thread(self._bounded.hold, attempt.job_id, content_key=plan.content_key)
         # An attempt that was killed could not clear up after itself.
         for earlier in range(1, attempt.attempt):
             await asyncio.to_thread(self._pixels.discard_prefix, attempt_prefix(attempt.job_id, earlier))

@@ -21,3 +21,5 @@ class TilerSettings(EngineSettings):
     decoders: int = Field(default=min(4, os.cpu_count() or 1), ge=1, le=128)
     # Jobs that are planned and fed at once.
     tiler_jobs: int = Field(default=16, ge=1, le=256)
+    # What the results of tiles may take on disk together; 0: no limit.
+    result_cache_bytes: int = Field(default=20 * 1024**3, ge=0)

@@ -208,6 +208,8 @@ def stack(collector: Collector) -> Iterator[tuple[EmbeddedStack, ServerThread]]:
             "RATE_BURST": "0",
             # A job needs its time, however many cores there are.
             "INFERENCE_THREADS": "1",
+            # Held bit for bit against the bare engine.
+            "ENGINE": "onnxruntime-cpu-fp32",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "300",
         },

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.engines import open_engine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--halo", type=int, required=True)
     options = parser.parse_args()
     model = load_model(options.model)
-    engine = OnnxRuntimeEngine(model)
+    engine = open_engine(model)
     warm_up(model)
     warm_up_resampling()
     blank = np.full((1, options.tile_size, options.tile_size, 3), 240, np.uint8)

@@ -4,7 +4,17 @@ Promises: what is read is whole (files appear by rename), and a key that exists 
 meaning. Refuses: to carry anything over the bus; messages hold keys of this package.
 """
 
+from microtome.tilestore.bounding import BoundedResults
 from microtome.tilestore.pixels import LocalPixelStore, PixelsGone, PixelStore, attempt_prefix, pixel_key
 from microtome.tilestore.results import ResultGone, ResultStore
 
-__all__ = ["LocalPixelStore", "PixelStore", "PixelsGone", "ResultGone", "ResultStore", "attempt_prefix", "pixel_key"]
+__all__ = [
+    "BoundedResults",
+    "LocalPixelStore",
+    "PixelStore",
+    "PixelsGone",
+    "ResultGone",
+    "ResultStore",
+    "attempt_prefix",
+    "pixel_key",
+]
