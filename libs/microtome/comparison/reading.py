@@ -8,8 +8,9 @@ Refuses: files that cannot be read, and GeoJSON in one line that is larger than 
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ from microtome.segmentation.contours import trace_contours
 
 _BATCH = 50_000
 _LARGEST_DOCUMENT = 512 << 20
+# A feature in a line, whose geometry is the first object in it.
+_POLYGON = re.compile(
+    rb'^\{\s*"type":\s*"Feature",[^{}]*"geometry":\s*\{\s*"type":\s*"Polygon",\s*'
+    rb'"coordinates":\s*(\[\[\[[-+0-9.eE,\[\]\s]*\]\]\])\s*\}'
+)
 
 
 def read_parquet(path: Path) -> OutlineSet:
@@ -62,7 +68,7 @@ def read_geojson(path: Path) -> OutlineSet:
     """Outlines of a GeoJSON file: a collection, an array of features, or one feature. Raises `InvalidRequest`."""
     try:
         try:
-            return _from_features(_line_by_line(path))
+            return _line_by_line(path)
         except orjson.JSONDecodeError:
             if path.stat().st_size > _LARGEST_DOCUMENT:
                 raise InvalidRequest(
@@ -71,39 +77,57 @@ def read_geojson(path: Path) -> OutlineSet:
                 ) from None
             document = orjson.loads(path.read_bytes())
             features = document if isinstance(document, list) else document.get("features", [document])
-            return _from_features(iter(features))
+            return _from_features(features)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InvalidRequest(f"{path} is not GeoJSON: {error}") from error
 
 
-def _line_by_line(path: Path) -> Iterator[Any]:
-    """Features of a collection of which each has a line. Raises `JSONDecodeError` for any other."""
+def _line_by_line(path: Path) -> OutlineSet:
+    """Outlines of a collection whose features have a line each. Raises `JSONDecodeError` for any other."""
     with path.open("rb") as file:
-        for number, line in enumerate(file):
-            text = line.strip().strip(b",")
-            if not text or (number == 0 and text.endswith(b"[")) or text in {b"]", b"]}"}:
-                continue
-            feature = orjson.loads(text)
-            if not isinstance(feature, dict) or feature.get("type") != "Feature":
-                raise orjson.JSONDecodeError("no feature", "", 0)
-            yield feature
+        lines = (text for number, line in enumerate(file) if (text := _feature_text(number, line)))
+        parts = []
+        while batch := list(islice(lines, _BATCH)):
+            found = [_POLYGON.search(text) for text in batch]
+            if all(found):
+                parts.append(_from_text(b"\n".join(match[1] for match in found if match)))
+            else:
+                parts.append(_from_features(map(_feature, batch)))
+        return OutlineSet.joined(parts)
 
 
-def _from_features(features: Iterator[Any]) -> OutlineSet:
-    parts = []
-    while batch := list(islice(features, _BATCH)):
-        polygons = [polygons for feature in batch if (polygons := list(_polygons(feature.get("geometry"))))]
-        rings = [ring for outline in polygons for polygon in outline for ring in polygon]
-        points = np.array([point[:2] for ring in rings for point in _open(ring)], np.float64).reshape(-1, 2)
-        parts.append(
-            OutlineSet.of(
-                points,
-                _offsets(len(_open(ring)) for ring in rings),
-                _offsets(sum(map(len, outline)) for outline in polygons),
-                np.array([number > 0 for o in polygons for polygon in o for number in range(len(polygon))], np.bool_),
-            )
-        )
-    return OutlineSet.joined(parts)
+def _feature_text(number: int, line: bytes) -> bytes:
+    """What is between the commas; nothing for the lines around the features."""
+    text = line.strip().strip(b",")
+    return b"" if (number == 0 and text.endswith(b"[")) or text in {b"]", b"]}"} else text
+
+
+def _feature(text: bytes) -> Any:  # noqa: ANN401 - JSON
+    feature = orjson.loads(text)
+    if not isinstance(feature, dict) or feature.get("type") != "Feature":
+        raise orjson.JSONDecodeError("no feature", "", 0)
+    return feature
+
+
+def _from_text(text: bytes) -> OutlineSet:
+    """From the coordinates of polygons, each in a line: by far the most of a file of cells, so they are compiled."""
+    data = np.frombuffer(text, np.uint8)
+    lines, brackets = text.count(b"\n") + 1, text.count(b"[")
+    points, ring_offsets = np.empty((brackets, 2)), np.zeros(brackets + 1, np.int64)
+    outline_offsets, holes = np.zeros(lines + 1, np.int64), np.zeros(brackets, np.bool_)
+    outlines, rings = _read_coordinates(data, points, ring_offsets, outline_offsets, holes)
+    return OutlineSet.of(points, ring_offsets[: rings + 1], outline_offsets[: outlines + 1], holes[:rings])
+
+
+def _from_features(features: Iterable[Any]) -> OutlineSet:
+    polygons = [found for feature in features if (found := list(_polygons(feature.get("geometry"))))]
+    rings = [ring for outline in polygons for polygon in outline for ring in polygon]
+    return OutlineSet.of(
+        np.array([point[:2] for ring in rings for point in _open(ring)], np.float64).reshape(-1, 2),
+        _offsets(len(_open(ring)) for ring in rings),
+        _offsets(sum(map(len, outline)) for outline in polygons),
+        np.array([number > 0 for o in polygons for polygon in o for number in range(len(polygon))], np.bool_),
+    )
 
 
 def _polygons(geometry: Any) -> Iterable[list[list[list[float]]]]:  # noqa: ANN401 - JSON
@@ -183,6 +207,83 @@ def _boxes(labels: NDArray[np.int32], count: int) -> NDArray[np.int32]:
                 box[k, 0], box[k, 1] = y, x
             box[k, 1], box[k, 2], box[k, 3] = min(box[k, 1], x), y + 1, max(box[k, 3], x + 1)
     return box
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _read_coordinates(
+    data: NDArray[np.uint8],
+    points: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    outline_offsets: NDArray[np.int64],
+    holes: NDArray[np.bool_],
+) -> tuple[int, int]:
+    """Fill outlines from lines of `[[[x, y], …], …]`; returns how many outlines and rings. Rings lose their repeated
+    last point, places a third coordinate, and outlines without three points are left out.
+    """
+    outline, ring, used, depth, axis, at = 0, 0, 0, 0, 0, 0
+    first_ring = 0
+    while at < data.size:
+        sign = data[at]
+        if sign == 91:
+            depth += 1
+            axis = 0
+        elif sign == 93:
+            if depth == 3:
+                used += 1
+            elif depth == 2:
+                start = ring_offsets[ring]
+                last = used - 1
+                if last > start and points[last, 0] == points[start, 0] and points[last, 1] == points[start, 1]:
+                    used = last
+                holes[ring] = ring > first_ring
+                ring += 1
+                ring_offsets[ring] = used
+            elif ring > first_ring:
+                if ring_offsets[first_ring + 1] - ring_offsets[first_ring] < 3:
+                    ring, used = first_ring, ring_offsets[first_ring]
+                else:
+                    outline += 1
+                    outline_offsets[outline] = ring
+                    first_ring = ring
+            depth -= 1
+        elif sign == 44:
+            axis += 1
+        elif sign > 32:
+            value, at = _number(data, at)
+            if axis < 2:
+                points[used, axis] = value
+            continue
+        at += 1
+    return outline, ring
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _number(data: NDArray[np.uint8], at: int) -> tuple[float, int]:
+    """A decimal number, exact up to 15 digits, and where it ends."""
+    negative = data[at] == 45
+    if negative or data[at] == 43:
+        at += 1
+    mantissa, decimals, fraction = 0.0, 0, False
+    while at < data.size and (48 <= data[at] <= 57 or data[at] == 46):
+        if data[at] == 46:
+            fraction = True
+        else:
+            mantissa = 10.0 * mantissa + (data[at] - 48)
+            decimals += fraction
+        at += 1
+    exponent = 0
+    if at < data.size and (data[at] == 101 or data[at] == 69):
+        at += 1
+        down = data[at] == 45
+        if down or data[at] == 43:
+            at += 1
+        while at < data.size and 48 <= data[at] <= 57:
+            exponent = 10 * exponent + (data[at] - 48)
+            at += 1
+        exponent = -exponent if down else exponent
+    exponent -= decimals
+    value = mantissa * 10.0**exponent if exponent >= 0 else mantissa / 10.0 ** (-exponent)
+    return -value if negative else value, at
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")

@@ -50,8 +50,8 @@ class OutlineSet:
         outline_offsets: NDArray[np.int64],
         holes: NDArray[np.bool_],
     ) -> OutlineSet:
-        """From points float64 [m, 2], rings open and in any direction; `holes`: bool [r], which rings are holes."""
-        count = len(outline_offsets) - 1
+        """From points float64 [m or more, 2], rings open and in any direction; `holes`: bool [r], which are holes."""
+        count, points = len(outline_offsets) - 1, points[: ring_offsets[-1]]
         lower, upper, area = np.empty((count, 2)), np.empty((count, 2)), np.empty(count)
         relative = np.empty((len(points), 2), np.float32)
         _arrange(points, ring_offsets, outline_offsets, holes, lower, upper, area, relative)
