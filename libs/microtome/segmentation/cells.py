@@ -210,7 +210,7 @@ def read_cells(path: Path) -> TileCells:
         # Damage shows as many things, from a missing end to a length that memory cannot hold.
         try:
             return _parsed(pa.ipc.open_file(file).read_all(), path)
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
             raise InvalidRequest(f"{path} is not a file of cells: {error}") from error
 
 
