@@ -219,7 +219,7 @@ async def test_a_user_draws_where_the_tissue_is(visit: Visit, api: Api, tmp_path
     await visit.choose(slide)
     await page.get_by_test_id("start-tissue").click()
     await visit.finished("tissue")
-    await expect(page.get_by_test_id("overlay")).to_have_attribute("data-tissue", "true")
+    await expect(page.get_by_test_id("overlay")).to_have_attribute("data-tissue", "true", timeout=30_000)
     found = (await api("dora").workflow(await visit.workflow()))["jobs"][0]["result"]
     assert found is not None
     before = await visit.workflow()
