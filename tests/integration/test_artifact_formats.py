@@ -127,7 +127,10 @@ def test_every_cell_is_in_every_file_once(segmented: Segmented, folder: Path) ->
     down, across = (np.diff([*np.arange(0, size, step), size]) for size in (900, 2600))
     assert (density * np.outer(down, across) * MPP**2 / 1e6).sum() == pytest.approx(result.cells, rel=1e-4)
     assert told[-1] == (result.tiles_processed, result.cells)
-    assert [tiles for tiles, _ in told] == list(range(1, result.tiles_processed + 1))
+    # Once after each tile, and once more now and then while the files close.
+    counts = [tiles for tiles, _ in told]
+    assert counts[: result.tiles_processed] == list(range(1, result.tiles_processed + 1))
+    assert set(told[result.tiles_processed :]) <= {(result.tiles_processed, result.cells)}
 
 
 def test_outlines_lie_on_the_nuclei_of_the_slide(segmented: Segmented, folder: Path) -> None:

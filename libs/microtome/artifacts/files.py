@@ -9,6 +9,7 @@ Refuses: to hold more than two tiles' cells.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,8 +35,18 @@ class CellFiles:
     `seconds`: wall seconds that each file took.
     """
 
-    def __init__(self, folder: Path, mpp: float | None, stain: Stain, properties: dict[str, Any]) -> None:
-        """`mpp`: µm per level-0 pixel; `properties`: said in the metadata of the Parquet file."""
+    def __init__(
+        self,
+        folder: Path,
+        mpp: float | None,
+        stain: Stain,
+        properties: dict[str, Any],
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`mpp`: µm per level-0 pixel; `properties`: said in the metadata of the Parquet file; `go_on()` is called now
+        and then while the files close, and what it raises ends that.
+        """
+        self._go_on = go_on
         self._folder, self._mpp, self._stain, self._properties = folder, mpp, stain, properties
         self._open = ExitStack()
         self._files: dict[str, _File] = {}
@@ -49,7 +60,7 @@ class CellFiles:
                 "cells.parquet": opening.enter_context(CellsParquet(folder / "cells.parquet", self._properties, stain)),
                 "cells.geojson": opening.enter_context(CellsGeoJson(folder / "cells.geojson", stain)),
                 "cells.csv": opening.enter_context(CellsCsv(folder / "cells.csv", self._mpp, stain)),
-                "cells.fgb": opening.enter_context(CellsFlatGeobuf(folder / "cells.fgb", stain)),
+                "cells.fgb": opening.enter_context(CellsFlatGeobuf(folder / "cells.fgb", stain, self._go_on)),
             }
             # Closes after the last of them has written, and before the files close.
             self._writers = opening.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="cells"))

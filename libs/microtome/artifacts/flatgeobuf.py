@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -34,7 +34,7 @@ _POLYGON = 3
 _INT, _FLOAT, _DOUBLE, _STRING = 5, 9, 10, 11
 # Boxes in double precision, then a byte offset or the number of the first child.
 _NODE = np.dtype([("min_x", "<f8"), ("min_y", "<f8"), ("max_x", "<f8"), ("max_y", "<f8"), ("offset", "<u8")])
-_CHUNK = 1 << 20
+_CHUNK, _PIECE = 1 << 20, 64 << 20
 _FIRST_COLUMNS = (("id", _STRING), ("area_px", _DOUBLE), ("score", _FLOAT))
 
 # A feature's first 48 bytes, which end where its coordinates begin: its length (to be filled in), where its root is;
@@ -47,9 +47,11 @@ _COORDINATES = 48
 class CellsFlatGeobuf:
     """Writes outlines as they come; a context manager. The file appears when it closes."""
 
-    def __init__(self, path: Path, stain: Stain = HE) -> None:
-        """`stain`: what the measurements' columns are named after."""
-        self._path = path
+    def __init__(self, path: Path, stain: Stain = HE, go_on: Callable[[], None] = lambda: None) -> None:
+        """`stain`: what the measurements' columns are named after; `go_on()` is called every few megabytes while the
+        file is put together, and what it raises ends that.
+        """
+        self._path, self._go_on = path, go_on
         self._columns = (*_FIRST_COLUMNS, *((each.column, _FLOAT) for each in measurements_of(stain)))
         # Without names: a process that is killed leaves nothing of them.
         self._features = tempfile.TemporaryFile(dir=path.parent, buffering=0)  # noqa: SIM115 - closed on exit
@@ -106,7 +108,7 @@ class CellsFlatGeobuf:
         for source in (self._boxes, self._features):
             source.seek(0)
             if self._count:
-                _copy(source, target)
+                _copy(source, target, self._go_on)
 
 
 def _write_all(target: IO[bytes], data: bytes | memoryview) -> None:
@@ -116,22 +118,24 @@ def _write_all(target: IO[bytes], data: bytes | memoryview) -> None:
         view = view[target.write(view) :]
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], go_on: Callable[[], None]) -> None:
     """Copy to where `target` stands, by the system alone where it can."""
     size = os.fstat(source.fileno()).st_size
     done = 0
-    try:
-        while done < size:
-            copied = os.copy_file_range(source.fileno(), target.fileno(), size - done, offset_src=done)
-            if copied == 0:
-                break
-            done += copied
-    except (OSError, AttributeError):  # not on this system, or not on this disk
-        pass
+    while done < size:
+        try:
+            copied = os.copy_file_range(source.fileno(), target.fileno(), min(_PIECE, size - done), offset_src=done)
+        except (OSError, AttributeError):  # not on this disk, or not on this system
+            break
+        if copied == 0:
+            break
+        done += copied
+        go_on()
     source.seek(done)
     target.seek(0, os.SEEK_END)
     while block := source.read(_CHUNK):
         _write_all(target, block)
+        go_on()
 
 
 def _levels(boxes: IO[bytes], count: int) -> list[NDArray[np.void]]:

@@ -43,7 +43,7 @@ THUMBNAIL_PIXELS = 512
 PREVIEW_PIXELS = 2048
 COMBINED_PIXELS = 1024
 
-# Told after each tile: tiles and cells so far. What it raises ends the making.
+# Told after each tile, and now and then while files close: tiles and cells so far. What it raises ends the making.
 Progress = Callable[[int, int], None]
 
 
@@ -106,6 +106,7 @@ class _Written:
 
     cells: int
     regrown: int
+    cut: int
     seconds: Counter[str]
     seams: Seams
     density: Density
@@ -141,7 +142,7 @@ def write_segmentation(
     written = _write_cells(tiles, order, segmentation, folder, preview, progress)
     _write_pictures(order, preview, written.density, folder)
     cells, seconds = written.cells, written.seconds
-    summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, cells))
+    summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, written))
     area, grid = summary.tissue_mm2, segmentation.grid
     summary = replace(
         summary,
@@ -166,6 +167,7 @@ def write_segmentation(
         content_key=segmentation.content_key,
         stain=segmentation.stain.key,
         regrown=written.regrown,
+        cut=written.cut,
         seams=asdict(written.seams),
         engine_idle_fraction=idle_fraction(seconds),
     )
@@ -250,11 +252,15 @@ def _write_cells(
     progress: Progress,
 ) -> _Written:
     slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
-    cells, tiles, regrown, seconds = 0, 0, 0, Counter[str]()
+    cells, tiles, regrown, cut, seconds = 0, 0, 0, 0, Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": key, "model": segmentation.model}
     counts = CellCounts(slide.width, slide.height, slide.mpp)
     seams = SeamScore(segmentation.grid, segmentation.planned)
-    with CellFiles(folder, slide.mpp, segmentation.stain, properties) as files:
+
+    def go_on() -> None:
+        progress(tiles, cells)
+
+    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on) as files:
         for result in results:
             # Seams are those of the tiles: a region's edge is none.
             seams.add(result)
@@ -264,10 +270,11 @@ def _write_cells(
             files.append(on_slide)
             preview.cells(on_slide)
             counts.append(on_slide)
-            cells, tiles, regrown = cells + len(tile), tiles + 1, regrown + result.regrown
+            cells, tiles = cells + len(tile), tiles + 1
+            regrown, cut = regrown + result.regrown, cut + result.cut
             seconds.update(result.seconds)
             progress(tiles, cells)
-    return _Written(cells, regrown, seconds, seams.result(), counts.density())
+    return _Written(cells, regrown, cut, seconds, seams.result(), counts.density())
 
 
 def _region_notes(order: Order) -> tuple[str, ...]:
@@ -278,18 +285,23 @@ def _region_notes(order: Order) -> tuple[str, ...]:
     return (f"Only a part of the slide: {where}. Tissue, area and cells are of that part, cells by their seed.",)
 
 
-def _notes(order: Order, segmentation: Segmentation, cells: int) -> tuple[str, ...]:
+def _notes(order: Order, segmentation: Segmentation, written: _Written) -> tuple[str, ...]:
     notes = [*order.notes, *order.mask.notes, *_region_notes(order)]
     where = "this slide" if order.region is None else "this part of the slide"
     tissue = bool(_part(order).bits.any())
     if not tissue and (order.region is None or segmentation.tiles_skipped == segmentation.tiles_total):
         notes.append("Without tissue, no cells were looked for.")
-    elif cells == 0 and tissue:
+    elif written.cells == 0 and tissue:
         notes.append(f"There is tissue on {where}, but no cells were found in it.")
     if segmentation.tiles_cached:
         notes.append(
             f"{segmentation.tiles_cached} tiles had a result from before; their seconds of network, head and contours "
             "were spent then."
+        )
+    if written.cut:
+        notes.append(
+            f"{written.cut} cells are larger than the largest window that a halo of {segmentation.grid.halo} pixels leaves room "
+            "for, and end there."
         )
     if order.slide.mpp_source == "assumed":
         notes.append(f"The pixel size of {order.slide.mpp} µm is an assumption that the user chose.")

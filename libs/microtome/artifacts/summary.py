@@ -51,6 +51,8 @@ class Summary:
     stain: str | None = None
     # Cells that did not fit the model's window and were grown in a larger one.
     regrown: int | None = None
+    # Cells that did not fit the largest window either.
+    cut: int | None = None
     # How well tiles join, see `microtome.segmentation.seams`.
     seams: dict[str, Any] | None = None
     # The share of its time that the network stood still while there were tiles to do.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
 import struct
 import tracemalloc
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pyogrio
 import pytest
 import shapely
 
+from microtome.artifacts import flatgeobuf as module
 from microtome.artifacts.flatgeobuf import MAGIC, NODE_SIZE, CellsFlatGeobuf
 from microtome.artifacts.outlines import Outlines, outlines
 from microtome.artifacts.table import CellsCsv
@@ -176,6 +179,42 @@ def test_a_file_that_failed_does_not_appear(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="disk is full"):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+def test_putting_a_file_together_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PIECE", 4096)
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            raise InterruptedError
+
+    def write() -> None:
+        with CellsFlatGeobuf(tmp_path / "cells.fgb", go_on=stop) as file:
+            for cells in tiles():
+                file.append(cells)
+
+    with pytest.raises(InterruptedError):
+        write()
+    assert asked == 5
+
+
+def test_a_disk_without_copies_of_its_own_gives_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = flatgeobuf(tmp_path / "usual.fgb", tiles()).read_bytes()
+    copy, calls = os.copy_file_range, 0
+
+    def fails(source: int, target: int, count: int, offset_src: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:  # and that only in part
+            return copy(source, target, min(count, 1000), offset_src=offset_src)
+        raise OSError(errno.EXDEV, "not on this disk")
+
+    monkeypatch.setattr(os, "copy_file_range", fails)
+    assert flatgeobuf(tmp_path / "other.fgb", tiles()).read_bytes() == usual
+    assert calls == 3
 
 
 def test_memory_grows_only_with_the_upper_levels_of_the_tree(tmp_path: Path) -> None:
