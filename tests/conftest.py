@@ -24,6 +24,9 @@ from tests.browser.chromium import find_or_install
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SLIDES = PROJECT_ROOT.parent / "shared" / "data" / "slides"
 
+# Models that somebody imported on this machine are no part of the tests.
+os.environ["MICROTOME_MODELS"] = str(PROJECT_ROOT / "tests" / "no-models")
+
 _browser_skips: set[str] = set()
 
 

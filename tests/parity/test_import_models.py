@@ -36,7 +36,7 @@ from microtome.segmentation.head import Coordinates, find_instances  # noqa: E40
 from microtome.segmentation.model import load_model  # noqa: E402
 from microtome.slides.synthetic import paint  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 LAYERS = (8, 12, 16, 24)

@@ -36,11 +36,16 @@ def add(commands: Commands) -> None:
     segment.add_argument("image", type=Path, metavar="IMAGE", help="a slide, or a TIFF, PNG or JPEG picture")
     segment.add_argument("--out", type=Path, required=True, metavar="DIR", help="an empty folder, or one to be made")
     segment.add_argument("--mpp", type=positive, help="µm per pixel, if the file does not say or you know better")
-    segment.add_argument("--model", default="embedded", help="name of a model, or its folder (default: embedded)")
+    segment.add_argument(
+        "--model", help="a model (`microtome model list`), or its folder (default: brightfield_nuclei if imported)"
+    )
     segment.add_argument(
         "--engine", default="auto", help="what runs the network (default: auto, the fastest that fits)"
     )
     segment.add_argument("--region", type=region, metavar="X,Y,W,H", help="only this part, in pixels of the image")
+    segment.add_argument(
+        "--tissue", type=Path, metavar="GEOJSON", help="polygons of what counts as tissue, instead of what is found"
+    )
     segment.add_argument("--tile-size", type=int, help="largest edge of a tile, model pixels (default: what fits best)")
     segment.add_argument("--stain", choices=("he", "hdab"), default="he", help="whose dyes are measured (default: he)")
     segment.add_argument("--threads", type=int, default=0, help="cores to use (default: all)")
@@ -52,9 +57,11 @@ def run(options: argparse.Namespace) -> int:
     # What it stands on takes a second to import, which no other command should wait for.
     from rich.console import Console
 
+    from microtome.commandline.declaring import read_geojson
     from microtome.commandline.display import progress_bars
     from microtome.errors import InvalidRequest
     from microtome.segmentation.engines import open_engine
+    from microtome.segmentation.model import preferred_model
     from microtome.segmentation.stains import stain_named
     from microtome.standalone.running import Wishes, segment_image
     from microtome.tissue.region import Region
@@ -66,8 +73,9 @@ def run(options: argparse.Namespace) -> int:
         image=options.image,
         out=options.out,
         mpp=options.mpp,
-        model=options.model,
+        model=options.model or preferred_model(),
         region=None if options.region is None else Region(**options.region),
+        tissue=None if options.tissue is None else read_geojson(options.tissue),
         tile_size=options.tile_size,
         stain=stain_named(options.stain),
         threads=options.threads,

@@ -34,6 +34,7 @@ from microtome.embedded.ports import LOOPBACK, Ports
 from microtome.embedded.postgres import Postgres
 from microtome.embedded.state import ProcessState, StackLock, StackState, lock_holder
 from microtome.errors import Conflict, Unavailable
+from microtome.segmentation.model import preferred_model
 
 SERVICES = ("gateway", "scheduler", "tiler", "inference", "merger")
 DEATHS_UNTIL_GIVING_UP = 3
@@ -78,7 +79,9 @@ class EmbeddedStack:
         self.notes: list[str] = []
         self.data_dir = self.home / "data"
         self._services = tuple(services)
-        self._environment = dict(env or {})
+        # Decided once: importing a model while services start again one by one must not give them different ones.
+        model = os.environ.get("INSTANSEG_MODEL") or preferred_model()
+        self._environment = {"INSTANSEG_MODEL": model, **(env or {})}
         self._service_environment = service_env or {}
         self._command = tuple(command)
         self._echo = echo

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from microtome.errors import ConfigurationError, ModelMismatch, UnknownModel
 
 EMBEDDED = "embedded"
+# The official model; where it was imported it is what those get who do not choose.
+OFFICIAL = "brightfield_nuclei"
 _SHIPPED = Path(__file__).parent / "models"
 _FORMAT = 1
 
@@ -108,6 +110,11 @@ def shipped_models() -> dict[str, Path]:
 def installed_models(folder: Path | None = None) -> dict[str, Path]:
     """Folders of the models that were imported into `folder` (default: `models_folder()`), by name."""
     return _folders(models_folder() if folder is None else folder)
+
+
+def preferred_model() -> str:
+    """Name of the model for those who do not choose: the official one where it was imported, else the shipped one."""
+    return OFFICIAL if OFFICIAL in installed_models() else EMBEDDED
 
 
 def load_model(name_or_path: str | Path) -> Model:

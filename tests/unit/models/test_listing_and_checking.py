@@ -16,7 +16,7 @@ from microtome.commandline.main import main
 from microtome.errors import UnknownModel
 from microtome.models.catalogue import entries
 from microtome.models.checking import check_model
-from microtome.segmentation.model import load_model, models_folder, shipped_models
+from microtome.segmentation.model import load_model, models_folder, preferred_model, shipped_models
 
 
 @pytest.fixture
@@ -45,6 +45,12 @@ def outcomes(name: str) -> dict[str, str]:
 def test_an_imported_model_is_loaded_by_name(mine: Path) -> None:
     assert load_model("mine").network == mine / "model.onnx"
     assert load_model("mine").digest == load_model("embedded").digest
+
+
+def test_the_official_model_is_used_where_it_was_imported(models: Path) -> None:
+    assert preferred_model() == "embedded"
+    shutil.copytree(shipped_models()["embedded"], models / "brightfield_nuclei")
+    assert preferred_model() == "brightfield_nuclei"
 
 
 def test_a_shipped_model_is_never_hidden(models: Path) -> None:
