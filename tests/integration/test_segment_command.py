@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 import tifffile
 from PIL import Image
 
@@ -141,6 +142,21 @@ def test_a_region_has_the_slides_cells(whole: Path, slide: Path, tmp_path: Path)
     assert cells_of(out) == inside != set()
 
 
+def test_drawn_tissue_has_the_slides_cells(whole: Path, slide: Path, tmp_path: Path) -> None:
+    out, drawn = tmp_path / "drawn", tmp_path / "drawn.geojson"
+    ring = [[100, 200], [500, 220], [300, 600], [100, 200]]
+    drawn.write_text(json.dumps([{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}]))
+    assert typed(slide, "--out", out, "--engine", FP32, "--tissue", drawn) == 0
+    area = shapely.Polygon(ring)
+    inside = {cell for cell in cells_of(whole) if area.contains(shapely.Point(cell[0] + 0.5, cell[1] + 0.5))}
+    assert cells_of(out) == inside != set()
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert summary["tissue_mm2"] == pytest.approx(area.area * (MPP / 1000) ** 2, rel=0.001)
+    assert summary["tissue"]["drawn"]["polygons"] == 1
+    labels = tifffile.imread(out / "labels.tif")
+    assert len(np.unique(labels)) - 1 == summary["cells"]
+
+
 def test_half_the_pixel_size_is_read_at_the_models(slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "fine"
     assert typed(slide, "--out", out, "--engine", FP32, "--mpp", "0.25") == 0
@@ -178,6 +194,10 @@ def refusals(slide: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
     yield [slide, "--out", new, "--engine", "steam"], "steam"
     yield [slide, "--out", new, "--engine", FP32, "--model", "nobodys"], "nobodys"
     yield [slide, "--out", new, "--engine", FP32, "--region", "9000,9000,10,10"], "outside"
+    point = tmp_path / "point.geojson"
+    point.write_text('{"type": "Point", "coordinates": [1, 2]}')
+    yield [slide, "--out", new, "--engine", FP32, "--tissue", point], "no area"
+    yield [slide, "--out", new, "--engine", FP32, "--tissue", text], "GeoJSON"
     yield [slide, "--out", new, "--engine", FP32, "--tile-size", "100"], "multiple of 16"
     yield [slide, "--out", new, "--threads", "-1"], "--threads"
 

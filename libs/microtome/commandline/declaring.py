@@ -7,7 +7,11 @@ work with are refused where they are typed.
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+import json
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from microtome.errors import InvalidRequest
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
 
@@ -40,3 +44,17 @@ def region(text: str) -> dict[str, int]:
     if min(x, y) < 0 or min(width, height) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a rectangle on a slide")
     return {"x": x, "y": y, "width": width, "height": height}
+
+
+def read_geojson(path: Path) -> dict[str, Any]:
+    """Read a file of polygons, as QuPath exports them. Raises `InvalidRequest`."""
+    try:
+        drawn = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read as GeoJSON: {error}") from None
+    if isinstance(drawn, list):
+        # QuPath writes features without a collection around them, if it is asked to.
+        return {"type": "FeatureCollection", "features": drawn}
+    if not isinstance(drawn, dict):
+        raise InvalidRequest(f"{path} holds no GeoJSON object.")
+    return drawn

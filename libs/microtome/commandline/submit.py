@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from microtome.client import ApiClient, JobIn, Slide, Workflow
+from microtome.commandline.declaring import read_geojson
 from microtome.commandline.display import slide_line
 from microtome.errors import InvalidRequest
 
@@ -117,17 +118,4 @@ def _jobs(slide: Slide, branch: str, types: Sequence[str], parameters: dict[str,
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     names = ("mpp", "assume_mpp", "model", "tile_size", "halo", "batch_size", "stain", "region")
     chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
-    return chosen if options.tissue is None else {**chosen, "tissue": _tissue(options.tissue)}
-
-
-def _tissue(path: Path) -> dict[str, Any]:
-    try:
-        drawn = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{path} cannot be read as GeoJSON: {error}") from None
-    # QuPath writes a bare list of features where it is asked for one.
-    if isinstance(drawn, list):
-        drawn = {"type": "FeatureCollection", "features": drawn}
-    if not isinstance(drawn, dict):
-        raise InvalidRequest(f"{path} holds no GeoJSON object.")
-    return drawn
+    return chosen if options.tissue is None else {**chosen, "tissue": read_geojson(options.tissue)}

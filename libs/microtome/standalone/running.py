@@ -34,6 +34,7 @@ from microtome.standalone.source import Source, open_source
 from microtome.tilestore import ResultGone, ResultStore
 from microtome.tissue.fitting import fitting_grid
 from microtome.tissue.mask import TissueMask, find_tissue
+from microtome.tissue.outline import TissueOutline, read_outline
 from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
 from microtome.tissue.tiles import tiles_of, tiles_with_tissue
@@ -50,13 +51,17 @@ OpenEngine = Callable[[Model], Engine]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What is to be done. `mpp` None: what the file says; `tile_size` None: what fits the tissue; `threads` 0: all."""
+    """What is to be done. `mpp` None: what the file says; `tile_size` None: what fits the tissue; `threads` 0: all.
+
+    `tissue`: GeoJSON in level-0 pixels that is taken instead of what is found.
+    """
 
     image: Path
     out: Path
     mpp: float | None = None
     model: str = EMBEDDED
     region: Region | None = None
+    tissue: object = None
     tile_size: int | None = None
     stain: Stain = HE
     threads: int = 0
@@ -69,6 +74,7 @@ class _Plan:
     source: Source
     model: Model
     mask: TissueMask
+    outline: TissueOutline | None
     reader: SlideReader
     grid: Grid
     measured: Measured
@@ -82,7 +88,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     """Segment an image into `wishes.out`; return the summary that lies there.
 
     Raises `Conflict`, `UnreadableSlide`, `TooLarge`, `UnknownMpp`, `UnsuitableSlide`, `UnknownModel`,
-    `ConfigurationError`, `InvalidRequest` for a region off the image, `EngineFailed`, `NoRoom`.
+    `ConfigurationError`, `InvalidRequest` for a region or tissue off the image, `EngineFailed`, `NoRoom`.
     """
     out = wishes.out
     if out.exists() and (not out.is_dir() or any(path.name != WORK for path in out.iterdir())):
@@ -95,7 +101,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     engine = open_engine(model)
     work.mkdir(parents=True, exist_ok=True)
     store = ResultStore(work / "results")
-    plan = _plan(wishes, source, model, store, opened)
+    plan = _plan(wishes, source, model, engine.name, store, opened)
     draft = work / "draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -105,7 +111,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     return summary
 
 
-def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, opened: float) -> _Plan:
+def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: ResultStore, opened: float) -> _Plan:
     began = time.perf_counter()
     reader = SlideReader(source.path, source.mpp, model.mpp)
     key = f"{source.sha256[:16]}-{source.mpp:g}"
@@ -118,16 +124,20 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
     scale, region = reader.scale[0], wishes.region
     if region is not None:
         region.check_on(source.width, source.height)
+    outline = None if wishes.tissue is None else read_outline(wishes.tissue, source.width, source.height)
     if wishes.tile_size is None:
         grid = fitting_grid(reader.width, reader.height, model.halo, mask, scale)
     else:
         grid = Grid(reader.width, reader.height, wishes.tile_size, model.halo)
-    everywhere = tiles_with_tissue(grid, mask, scale)
+    where = mask if outline is None else outline.touched(mask)
+    everywhere = tiles_with_tissue(grid, where, scale)
     facts = {
         "scale": reader.scale, "tile_size": grid.tile_size, "halo": grid.halo, "stain": wishes.stain.key,
         "tissue": key,
     }  # fmt: skip
-    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
+    # Of the tissue that is found, whatever is drawn: other masks then need no other tiles.
+    sampled = mask if mask.bits.any() else where
+    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), sampled, scale)
     tiles = along_curve(tile for tile in everywhere if region is None or region.meets(tile.core, scale))
     measured = _measured(
         reader, blocks, model, grid, tiles, store, content_key(source.sha256, model, facts), wishes.threads
@@ -135,13 +145,16 @@ def _plan(wishes: Wishes, source: Source, model: Model, store: ResultStore, open
     return _Plan(
         source=source,
         model=model,
-        mask=mask,
+        mask=mask if outline is None else outline.drawn(mask),
+        outline=outline,
         reader=reader,
         grid=grid,
         measured=measured,
         tiles=tiles,
         tiles_total=sum(1 for _ in tiles_of(grid, scale, region)),
-        content_key=content_key(source.sha256, model, {**facts, "normalisation": asdict(measured.normalisation)}),
+        content_key=content_key(
+            source.sha256, model, {**facts, "engine": engine, "normalisation": asdict(measured.normalisation)}
+        ),
         seconds={"open": opened, "tissue": found - began, "plan": time.perf_counter() - found},
     )
 
@@ -183,6 +196,7 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
         slide=slide,
         mask=plan.mask,
         region=wishes.region,
+        outline=plan.outline,
         stage_seconds={stage: round(seconds, 4) for stage, seconds in plan.seconds.items()},
         notes=(*plan.source.notes, *plan.reader.notes, *([engine.note] if engine.note else [])),
     )
@@ -210,7 +224,8 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
     def drawn() -> Iterator[TileCells]:
         for cells in waiting:
             if labels is not None:
-                labels.draw(cells if wishes.region is None else wishes.region.choose(cells, how.scale))
+                chosen = cells if wishes.region is None else wishes.region.choose(cells, how.scale)
+                labels.draw(chosen if plan.outline is None else plan.outline.choose(chosen, how.scale))
             yield cells
 
     summary = write_segmentation(drawn(), order, how, draft, told)
