@@ -300,8 +300,8 @@ def _notes(order: Order, segmentation: Segmentation, written: _Written) -> tuple
         )
     if written.cut:
         notes.append(
-            f"{written.cut} cells are larger than the largest window that a halo of {segmentation.grid.halo} pixels leaves room "
-            "for, and end there."
+            f"{written.cut} cells are larger than the largest window that a halo of {segmentation.grid.halo} pixels "
+            "leaves room for, and end there."
         )
     if order.slide.mpp_source == "assumed":
         notes.append(f"The pixel size of {order.slide.mpp} µm is an assumption that the user chose.")
