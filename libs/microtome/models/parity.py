@@ -8,6 +8,7 @@ Refuses: a model that is not equal (`Parity.require`). Needs `torch`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from microtome.models.refusals import ModelRefused
 from microtome.models.sources import OwnNetwork
 from microtome.models.structure import EMBEDDING, MAX_SIGMA, RGB, Structure, Weights
 from microtome.segmentation.engine import OnnxRuntimeEngine
+from microtome.segmentation.engines.picture import Picture
 from microtome.segmentation.head import Instances, find_instances
 from microtome.segmentation.model import Model
 
@@ -30,7 +32,6 @@ PIXEL_TOLERANCE = 5e-3
 _SHAPES = ((1, 256, 256), (2, 128, 192), (1, 384, 272), (3, 64, 208))
 # The size at which the package's coordinates step as they did in training.
 _TRAINED = 256
-_CROPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ def measure(
         if own is not None:
             between = max(between, float(np.abs(rebuilt.logits(images) - theirs).max()))
     cells = area = different = 0
-    for picture in pictures(model):
+    tried = pictures(model)
+    for picture in tried:
         images = normalised(picture.pixels, picture.low, picture.scale)
         ours = find_instances(engine.infer(picture.pixels, picture.low, picture.scale)[0], model)
         whole = original.logits(images)[0]
@@ -104,7 +106,7 @@ def measure(
         cells += theirs_found.label.size
         area += int(np.count_nonzero(theirs_found.labels))
         different += int(np.count_nonzero(_seeds(ours) != _seeds(theirs_found)))
-    head = (None, None) if own is None else _own_head(model, structure, object_class, foreground, own)
+    head = (None, None) if own is None else _own_head(model, tried, structure, object_class, foreground, own)
     return Parity(
         compared_with="the source's own network" if own is not None else "the network rebuilt in PyTorch",
         logits=largest,
@@ -170,11 +172,16 @@ def _seeds(found: Instances) -> NDArray[np.int32]:
 
 
 def _own_head(
-    model: Model, structure: Structure, object_class: int, foreground: float, own: OwnNetwork
+    model: Model,
+    tried: Sequence[Picture],
+    structure: Structure,
+    object_class: int,
+    foreground: float,
+    own: OwnNetwork,
 ) -> tuple[int, int]:
     """Cells that the source's head finds, and pixels in which ours, given the same logits, has another."""
     cells = different = 0
-    for picture in pictures(model):
+    for picture in tried:
         images = normalised(picture.pixels, picture.low, picture.scale)
         for crop in _crops(images[0]):
             theirs = own.labels(crop, object_class)
@@ -186,11 +193,9 @@ def _own_head(
 
 
 def _crops(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    height, width = image.shape[1:]
-    rows = range(0, max(height - _TRAINED, 0) + 1, _TRAINED)
-    columns = range(0, max(width - _TRAINED, 0) + 1, _TRAINED)
-    crops = [image[:, y : y + _TRAINED, x : x + _TRAINED] for y in rows for x in columns]
-    return [np.ascontiguousarray(crop) for crop in crops[:_CROPS]]
+    """The first and the last square of the size of the training's; the whole image where it is smaller."""
+    size = min(_TRAINED, *image.shape[1:])
+    return [np.ascontiguousarray(image[:, :size, :size]), np.ascontiguousarray(image[:, -size:, -size:])]
 
 
 class _Rebuilt:
