@@ -22,7 +22,7 @@ from microtome.segmentation.model import Model
 log = logging.getLogger(__name__)
 
 # Each engine is timed so often, in turns, and its fastest counts: what else runs only ever makes it slower.
-_ROUNDS = 3
+_ROUNDS = 2
 SomeEngine = TypeVar("SomeEngine", bound=Engine)
 
 
