@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import geopandas
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
 import tifffile
@@ -186,6 +188,16 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, labels: np.ndarray, runs
     for name in ("nowhere", "empty", "cells.parquet", "cells.geojson", "cells.doc", "picture.png", "broken.tif"):
         with pytest.raises(InvalidRequest, match=name):
             read_run(tmp_path / name)
+    whole = shapely.to_wkb(shapely.box(0, 0, 10, 10), byte_order=1)
+    for number, damaged in enumerate(
+        (whole[:-8], whole[:3], b"\x00" + whole[1:], whole[:9] + b"\xff" * 4 + whole[13:])
+    ):
+        path = tmp_path / f"damaged{number}.parquet"
+        geo = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB"}}}
+        table = pa.table({"geometry": pa.array([whole, damaged], pa.binary())})
+        pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), path)
+        with pytest.raises(InvalidRequest, match="no whole"):
+            read_run(path)
     # Labels alone do not say how they lie on the slide.
     alone = _labels(tmp_path / "alone.png", labels)
     with pytest.raises(InvalidRequest, match="label image"):
