@@ -74,7 +74,8 @@ def test_every_setting_is_documented() -> None:
     documented = set(re.findall(r"`([A-Z_]+)`", first_column))
     code = {name for service in SERVICES for name in settings_of(service)}
     stack = {"MICROTOME_HOME", "NATS_PORT", "POSTGRES_PORT", "NATS_MONITORING_PORT", "METRICS_BASE_PORT"}
-    assert documented == code | stack | {"OTEL_EXPORTER_OTLP_ENDPOINT", POINT, MARK}
+    places = {"MICROTOME_CACHE_DIR", "MICROTOME_MODELS"}
+    assert documented == code | stack | places | {"OTEL_EXPORTER_OTLP_ENDPOINT", POINT, MARK}
 
 
 def test_prometheus_asks_every_service_and_loads_alerts_on_what_they_export(compose: dict[str, Any]) -> None:
