@@ -101,11 +101,15 @@ def _parity(model: Model) -> Finding:
         torch_module()
     except ImportNeedsMore:
         return Finding("parity", "not checked", "PyTorch is not installed (`make setup-models`)")
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     from microtome.models.parity import measure
 
-    weights = bare(load_file(weights_file))
+    try:
+        weights = bare(load_file(weights_file))
+    except (SafetensorError, OSError, ValueError) as error:
+        return Finding("parity", "failed", f"weights.safetensors is damaged: {error}")
     foreground, object_class = float(about.get("foreground_threshold", 0.5)), int(about.get("object_class", 0))
     parity = measure(model, read_structure(weights), weights, object_class, foreground, None)
     try:

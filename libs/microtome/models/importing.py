@@ -64,9 +64,15 @@ def import_model(what: str, wishes: Wishes, say: Say, into: Path | None = None) 
 
     Raises `ModelRefused`, `ImportNeedsMore`, `Conflict`.
     """
+    try:
+        return _import(what, wishes, say, models_folder() if into is None else into)
+    except OSError as error:
+        raise ImportNeedsMore(f"The import could not read or write a file: {error}.") from error
+
+
+def _import(what: str, wishes: Wishes, say: Say, parent: Path) -> Imported:
     # One thread: two of torch's wait for each other in a busy loop where others need the cores, too.
     torch_module().set_num_threads(1)
-    parent = models_folder() if into is None else into
     with tempfile.TemporaryDirectory(prefix="microtome-import-") as scratch:
         source, origin = _obtained(what, Path(scratch), say)
         facts = _decided(source, wishes, what)
@@ -80,10 +86,7 @@ def import_model(what: str, wishes: Wishes, say: Say, into: Path | None = None) 
         network = network_bytes(structure, weights, object_class, facts.foreground_threshold)
         bound = structural_radius(structure)
         description = describe(facts, structure, weights, hashlib.sha256(network).hexdigest(), halo_for(bound))
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImportNeedsMore(f"Models cannot be kept in {parent} ({error}). Set MICROTOME_MODELS.") from error
+        parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".importing-", dir=parent))
         try:
             (made / "model.onnx").write_bytes(network)

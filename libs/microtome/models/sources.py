@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from microtome.models.archive import opened
 from microtome.models.description import Facts
+from microtome.models.graph import CLAMP
 from microtome.models.refusals import ModelRefused
 from microtome.segmentation.head import Coordinates
 
@@ -73,7 +74,7 @@ def sha256_of(path: Path) -> str:
 def _from_folder(folder: Path) -> Source:
     script, weights = folder / "instanseg.pt", folder / "model_weights.pth"
     if script.is_file():
-        return _from_torchscript(script, folder / "rdf.yaml", folder.name)
+        return _from_torchscript(script, folder / "rdf.yaml", folder.absolute().name)
     if weights.is_file():
         return _from_pickle(weights, folder / "experiment_log.csv")
     tensors = sorted(folder.glob("*.safetensors"))
@@ -90,7 +91,8 @@ def _from_zip(path: Path) -> Source:
         # What torch writes are zips, too: with code if it is TorchScript, without if it is a checkpoint.
         if any(name.endswith("/data.pkl") for name in names):
             if any("/code/" in name for name in names):
-                return _from_torchscript(path, path.with_name("rdf.yaml"), path.stem)
+                name = path.absolute().parent.name if path.name == "instanseg.pt" else path.stem
+                return _from_torchscript(path, path.with_name("rdf.yaml"), name)
             return _from_pickle(path, path.with_name("experiment_log.csv"))
         scripts = [name for name in names if name.endswith(".pt")]
         if len(scripts) != 1:
@@ -115,7 +117,7 @@ def _from_torchscript(path: Path, rdf: Path, name: str) -> Source:
 def _from_pickle(path: Path, log: Path) -> Source:
     from microtome.models.checkpoint import read_checkpoint
 
-    name = path.parent.name if path.name == "model_weights.pth" else path.stem
+    name = path.absolute().parent.name if path.name == "model_weights.pth" else path.stem
     state, facts, notes = read_checkpoint(path, log, name)
     return Source(state, facts, "checkpoint", sha256_of(path), None, notes)
 
@@ -143,7 +145,10 @@ def _from_safetensors(path: Path, description: Path) -> Source:
 
 def _recipe_facts(said: Mapping[str, Any]) -> Facts:
     """Read what this project's own training writes beside its weights."""
-    low, high = said.get("normalisation", {}).get("per_channel_percentiles", (0.1, 99.9))
+    normalisation = said.get("normalisation", {})
+    low, high = normalisation.get("per_channel_percentiles", (0.1, 99.9))
+    if tuple(normalisation.get("clamp", CLAMP)) != CLAMP:
+        raise ModelRefused(f"Normalised pixels are clamped to {CLAMP} everywhere; this model was trained otherwise.")
     return Facts(
         name=str(said["name"]),
         mpp=float(said["pixel_size_um"]),

@@ -75,6 +75,12 @@ def test_a_training_of_this_project(trained: Path) -> None:
             ),
             "not the file that its model.json describes",
         ),
+        (
+            lambda folder: (folder / "model.json").write_text(
+                json.dumps(FACTS | {"normalisation": {"clamp": [-1, 1]}})
+            ),
+            "clamped to",
+        ),
         (lambda folder: (folder / "mine.safetensors").write_bytes(b"no tensors at all"), "damaged"),
         (lambda folder: (folder / "mine.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}"), "damaged"),
         (lambda folder: (folder / "other.safetensors").write_bytes(b""), "not exactly one .safetensors"),
