@@ -119,7 +119,7 @@ async def test_bad_workflows_are_refused_and_leave_nothing(gateway: Running) -> 
     assert "assume_mpp" in detail
     assert "fluorescence" in await refused(422, "unsuitable-slide", job(dark))
     assert "core" in await refused(422, "invalid-request", job(slide, parameters={"tile_size": 256, "halo": 112}))
-    assert "core" in await refused(422, "invalid-request", job(slide, parameters={"halo": 496}))
+    assert "core" in await refused(422, "invalid-request", job(slide, parameters={"tile_size": 1024, "halo": 496}))
     detail = await refused(422, "invalid-request", job(slide, parameters={"halo": 80}))
     assert "halo of at least 96" in detail
     assert "'embedded'" in await refused(422, "unknown-model", job(slide, parameters={"model": "another"}))
