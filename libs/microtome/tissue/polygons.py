@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from microtome.tissue.mask import TissueMask
 
 Ring = NDArray[np.float64]
+# Pixels around a corner: upper left 1, upper right 2, lower left 4, lower right 8. Two that only touch are both.
+_FALLING, _RISING = 1 | 8, 2 | 4
+_TURNS = np.array([kind.bit_count() % 2 == 1 or kind in (_FALLING, _RISING) for kind in range(16)])
 CLASSIFICATION = {"name": "Tissue", "color": [91, 69, 201]}
 _NAMESPACE = uuid.UUID("8f0c5b2e-6f6e-4b6d-9d55-0f3e3f6c9f0a")
 
@@ -137,22 +140,25 @@ class _Corners:
 
     @classmethod
     def of(cls, bits: NDArray[np.bool_], labels: NDArray[np.int32]) -> _Corners:
-        framed = np.pad(bits, 1)
+        framed = np.pad(bits, 1).view(np.uint8)
+        # Which of the four pixels around a corner of the grid are tissue, as bits.
+        around = framed[:-1, :-1] | framed[:-1, 1:] << 1 | framed[1:, :-1] << 2 | framed[1:, 1:] << 3
+        y, x = np.nonzero(_TURNS[around])
+        kind = around[y, x]
         named = np.pad(labels, 1)
-        around = [framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]]
-        upper_left, upper_right, lower_left, lower_right = around
-        odd = upper_left ^ upper_right ^ lower_left ^ lower_right
-        falling = upper_left & lower_right & ~upper_right & ~lower_left
-        rising = upper_right & lower_left & ~upper_left & ~lower_right
-        name = [named[:-1, :-1], named[:-1, 1:], named[1:, :-1], named[1:, 1:]]
-        parts = []
-        for where, side, is_rising, owners in (
-            (odd, 0, 0, np.maximum(np.maximum(name[0], name[1]), np.maximum(name[2], name[3]))),
-            (falling, 0, 0, name[0]), (falling, 1, 0, name[3]), (rising, 0, 1, name[2]), (rising, 1, 1, name[1]),
-        ):  # fmt: skip
-            y, x = np.nonzero(where)
-            parts.append([x, y, np.full(len(x), side), np.full(len(x), is_rising), owners[y, x]])
-        return cls(*(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)))
+        names = np.stack([named[y + down, x + right] for down in (0, 1) for right in (0, 1)])
+        falling, rising = kind == _FALLING, kind == _RISING
+        twice = falling | rising
+        # The first of two has the pixel on the left, the second that on the right.
+        first = np.where(falling, names[0], np.where(rising, names[2], names.max(axis=0)))
+        second = np.where(falling, names[3], names[1])[twice]
+        return cls(
+            x=np.concatenate([x, x[twice]]),
+            y=np.concatenate([y, y[twice]]),
+            side=np.concatenate([np.zeros(len(x), np.int64), np.ones(len(second), np.int64)]),
+            rising=np.concatenate([rising, rising[twice]]).astype(np.int64),
+            owner=np.concatenate([first, second]).astype(np.int64),
+        )
 
 
 def _simple(ring: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
