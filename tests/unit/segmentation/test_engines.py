@@ -134,9 +134,8 @@ def test_a_run_that_fails_may_be_tried_again(model: Model) -> None:
 def test_rewriting_leaves_less_to_compute(model: Model) -> None:
     plain = network_of(model)
     less = rewritten(plain)
-    # Of a [16, 32, 64, 128] network: the reference counts 138 GFLOP per megapixel, and an eighth less rewritten.
-    assert plain.flops_per_pixel() == pytest.approx(137_824)
-    assert less.flops_per_pixel() == pytest.approx(120_160)
+    # An eighth, whatever the network's width: 137.8 and 120.2 thousand operations a pixel for [16, 32, 64, 128].
+    assert less.flops_per_pixel() / plain.flops_per_pixel() == pytest.approx(0.872, abs=0.004)
     assert [layer.kind for layer in less.layers].count("transposed") == 3
     assert less.layers[-1].kind == "convolution"
     assert not any(layer.kind == "concat" for layer in less.layers)
