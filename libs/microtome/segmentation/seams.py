@@ -1,10 +1,10 @@
 """How well tiles join: a score that sees what a careless merge leaves at the seams.
 
 Promises: three numbers from the cells alone, without trusting whoever tiled: how dense cells are beside seams compared
-with the rest of the same tiles; how many cells end in a straight edge on a line where a tile was cut; how many cells of
-two tiles cover each other. Only seams between two tiles that both came count for density, so that tiles without tissue
-do not bend it. Tiles may come in any order; what is kept is a few numbers for each open side, and the cells beside
-sides whose neighbour is still to come.
+with strips alongside, a nucleus further in, so that what the tissue does along a seam cancels out; how many cells end
+in a straight edge on a line where a tile was cut; how many cells of two tiles cover each other. Only seams between two
+tiles that both came count for density, so that tiles without tissue do not bend it. Tiles may come in any order; what
+is kept is a few numbers for each open side, and the cells beside sides whose neighbour is still to come.
 Refuses: to repair anything.
 """
 
@@ -23,6 +23,9 @@ from microtome.segmentation.grid import Grid, Rect, Tile
 
 # Width of the strip on each side of a seam in which a merge loses or doubles cells: less than a nucleus.
 _STRIP = 8
+# Where each side's strip of comparison begins and ends, in pixels from the seam: beyond what a merge can touch, and
+# near enough to be the same tissue.
+_BESIDE = (24, 56)
 # Cells that come this near to a seam are kept to be compared with the neighbour's.
 _NEAR = 32
 # A cell is cut where an edge of at least so many pixels, and of so much of its width, lies on a line.
@@ -39,7 +42,7 @@ _AROUND: tuple[_Place, ...] = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 
 class Seams:
     """What the seams look like. Without fault: 1 within its error, about `cut_expected`, and 0.
 
-    `density_ratio`: cells per area within 8 pixels of seams over cells per area elsewhere in the same tiles, with one
+    `density_ratio`: cells per area within 8 pixels of seams over cells per area 24 to 56 pixels beside them, with one
     standard error; None without cells or seams. `cut_cells`: cells with a straight edge on a line where a tile ends;
     `cut_expected`: how many chance puts on such a line, counted on lines beside it. `duplicates`: pairs of cells of
     different tiles of which the smaller is covered by more than the overlap threshold. `seam_px`: length of the seams
@@ -57,10 +60,10 @@ class Seams:
 
 @dataclass(frozen=True, slots=True)
 class _Strip:
-    """One side of one tile: cells in its strip, how many there would be if it were as the tile's middle, its length."""
+    """One side of one tile: cells in its strip, cells in the strip that it is compared with, its length."""
 
     found: int
-    expected: float
+    beside: int
     length: int
 
 
@@ -89,7 +92,7 @@ class SeamScore:
         self._open: dict[_Place, _Kept] = {}
         self._waiting: dict[_Place, set[_Place]] = {}
         self._seen: set[_Place] = set()
-        self._at_seams, self._expected, self._seam_px = 0, 0.0, 0
+        self._at_seams, self._beside, self._seam_px = 0, 0, 0
         self._cut, self._cut_controls, self._duplicates = 0, 0, 0
 
     def add(self, cells: TileCells) -> None:
@@ -106,10 +109,17 @@ class SeamScore:
 
     def result(self) -> Seams:
         """Return the score of what came so far."""
-        known = self._expected > 0
+        expected = self._beside * _STRIP / (_BESIDE[1] - _BESIDE[0])
+        ratio = self._at_seams / expected if expected else None
+        # Both counts scatter as counts do.
+        error = (
+            None
+            if ratio is None
+            else max(ratio, 1 / expected) * math.sqrt(1 / max(self._at_seams, 1) + 1 / self._beside)
+        )
         return Seams(
-            density_ratio=round(self._at_seams / self._expected, 4) if known else None,
-            density_error=round(math.sqrt(max(self._at_seams, 1)) / self._expected, 4) if known else None,
+            density_ratio=None if ratio is None else round(ratio, 4),
+            density_error=None if error is None else round(error, 4),
             cut_cells=self._cut,
             cut_expected=round(self._cut_controls / len(_CONTROLS), 2),
             duplicates=self._duplicates,
@@ -131,20 +141,18 @@ class SeamScore:
 
     def _count_strips(self, place: _Place, core: Rect, cells: TileCells) -> None:
         y, x = cells.seed_y - core.y, cells.seed_x - core.x
-        margin = 2 * _STRIP
-        height, width = core.height - 2 * margin, core.width - 2 * margin
-        if height <= 0 or width <= 0:
-            return
-        middle = (y >= margin) & (y < margin + height) & (x >= margin) & (x < margin + width)
-        density = np.count_nonzero(middle) / (height * width)
         for side in _SIDES:
+            across, length = (core.height, core.width) if side[0] else (core.width, core.height)
+            if across < 2 * _BESIDE[1]:
+                continue
             along = x if side[0] else y
-            edge = (core.height if side[0] else core.width) if sum(side) > 0 else 0
-            length = core.width if side[0] else core.height
-            away = (y if side[0] else x) - edge
-            # Who keeps cells beyond its core has them counted: its seams are too dense.
-            in_strip = (np.abs(2 * away + 1) < 2 * _STRIP) & (along >= 0) & (along < length)
-            own = _Strip(int(np.count_nonzero(in_strip)), density * _STRIP * length, length)
+            away = (y if side[0] else x) - (across if sum(side) > 0 else 0)
+            # In pixels from the seam. Who keeps cells beyond its core has them counted: its seams are too dense.
+            inward = -1 - away if sum(side) > 0 else away
+            beside = (inward >= _BESIDE[0]) & (inward < _BESIDE[1])
+            in_strip = np.abs(2 * away + 1) < 2 * _STRIP
+            on_side = (along >= 0) & (along < length)
+            own = _Strip(int(np.count_nonzero(in_strip & on_side)), int(np.count_nonzero(beside & on_side)), length)
             self._join(place, side, own)
 
     def _join(self, place: _Place, side: _Place, own: _Strip) -> None:
@@ -156,7 +164,7 @@ class SeamScore:
             self._strips[place, side] = own
             return
         self._at_seams += own.found + other.found
-        self._expected += own.expected + other.expected
+        self._beside += own.beside + other.beside
         self._seam_px += own.length
 
     def _compare(self, place: _Place, kept: _Kept) -> None:

@@ -116,7 +116,7 @@ def score(
 def test_cells_that_belong_to_one_tile_leave_no_trace(nuclei: np.ndarray) -> None:
     found = score(nuclei, by_seed)
     assert found.density_ratio == pytest.approx(1, abs=3 * found.density_error)
-    assert found.density_error < 0.07
+    assert found.density_error < 0.08
     assert found.duplicates == 0
     assert found.cut_cells <= found.cut_expected + 4 * max(1, found.cut_expected) ** 0.5
     assert found.seam_px == sum(GRID.width * (rows - 1) for rows in (GRID.rows, GRID.columns))
