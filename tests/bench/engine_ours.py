@@ -93,6 +93,7 @@ def forget() -> None:
     """Drop what this process keeps of slides."""
     opening._cache.clear()
     opening._decoded.clear()
+    opening._whole.clear()
     thumbnail._kept.cache_clear()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ MAX_SIDE = 1_000_000
 MAX_PIXELS = 200_000_000_000
 MAX_BLOCK_PIXELS = 1 << 26
 _CACHE_SIZE = 8
+KEPT_PIXELS = 1 << 23
 # Decoded tiles, shared by all open slides of a process: each would have as much of its own otherwise.
 _DECODED_BYTES = 32 << 20
 
 _cache: OrderedDict[tuple[int, str, int, int], openslide.OpenSlide] = OrderedDict()
 _decoded: dict[int, openslide.OpenSlideCache] = {}
 _lock = threading.Lock()
+# Small slides that were decoded as a whole, by their handle: a new version of a file has a new one.
+_whole: deque[tuple[openslide.OpenSlide, npt.NDArray[np.uint8]]] = deque(maxlen=2)
+_whole_lock = threading.Lock()
 
 
 def converted_path(path: Path) -> Path:
@@ -117,6 +122,32 @@ def read_block(
             f"{name} cannot be read at level {level}, x {x}, y {y}: {error}. It may be damaged or truncated."
         ) from error
     return on_white(rgba)
+
+
+def whole_level0(path: Path, asked_pixels: int) -> npt.NDArray[np.uint8] | None:
+    """Level 0 of a small slide, `[height, width, 3]` uint8, decoded once by this process; it cannot be written into.
+
+    None for a slide of more than `KEPT_PIXELS`, and until somebody asks for as many as a quarter of its pixels: tissue,
+    normalisation, tiles and pictures of a slide without a pyramid would otherwise each decode everything again.
+    """
+    slide = cached_slide(path)
+    width, height = slide.dimensions
+    if width * height > KEPT_PIXELS:
+        return None
+    with _whole_lock:
+        for held, pixels in _whole:
+            if held is slide:
+                return pixels
+        if 4 * asked_pixels < width * height:
+            return None
+        middle = height // 2
+        with ThreadPoolExecutor(1) as other:
+            lower = other.submit(read_block, slide, 0, 0, middle, width, height - middle, path.name)
+            upper = read_block(slide, 0, 0, 0, width, middle, path.name) if middle else lower.result()[:0]
+            pixels = np.concatenate([upper, lower.result()])
+        pixels.setflags(write=False)
+        _whole.append((slide, pixels))
+        return pixels
 
 
 def on_white(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from microtome.segmentation.grid import Rect
 from microtome.segmentation.reading import pad_reflect
 from microtome.slides.pyramid import write_pyramid
 from microtome.slides.reader import SlideReader
-from microtome.slides.synthetic import paint
+from microtome.slides.synthetic import paint, write_synthetic_slide
 
 WIDTH, HEIGHT = 1100, 900
 SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
@@ -185,3 +185,19 @@ def test_real_slides_read_the_same_in_any_tiling(name: str, mpp: float) -> None:
     whole = pad_reflect(reader, Rect(-16, -16, 700, 600))
     for y, x in [(0, 0), (83, 211), (300, 177), (599 - 150, 699 - 200)]:
         assert np.array_equal(pad_reflect(reader, Rect(x - 16, y - 16, 200, 150)), whole[y : y + 150, x : x + 200])
+
+
+def test_a_small_slide_is_decoded_once_and_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "small.tif"
+    write_synthetic_slide(path, size=512, seed=9)
+    part = SlideReader(path, 0.5).read(37, 41, 100, 90)
+    whole = SlideReader(path, 0.5).read(0, 0, 512, 512)
+    assert np.array_equal(whole[41:131, 37:137], part)
+    whole[:] = 0  # what is read belongs to the reader
+
+    def decoded_again(*_: object) -> None:
+        raise AssertionError("it was decoded already")
+
+    monkeypatch.setattr("microtome.slides.level.read_block", decoded_again)
+    again = SlideReader(path, 0.5).read(37, 41, 100, 90)
+    assert np.array_equal(again, part)
