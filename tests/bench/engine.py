@@ -57,6 +57,7 @@ class Child:
     """A process that answers one JSON line with another, and whose memory is watched."""
 
     def __init__(self, *command: str) -> None:
+        self._command = " ".join(command)
         environment = {**os.environ, "PYTHONPATH": f"libs{os.pathsep}.", "TQDM_DISABLE": "1"}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
@@ -86,7 +87,7 @@ class Child:
             self._process.wait()
             self._log.seek(0)
             text = self._log.read().decode(errors="replace")[-2000:]
-            raise SystemExit(f"{' '.join(map(str, self._process.args))} failed:\n{text}")
+            raise SystemExit(f"{self._command} failed:\n{text}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -114,7 +115,7 @@ class Slide:
 
     def seconds(self, way: str) -> float:
         """The median run."""
-        return statistics.median(run["seconds"] for run in self.runs[way])
+        return float(statistics.median(run["seconds"] for run in self.runs[way]))
 
     def best(self, way: str) -> dict[str, Any]:
         """The run that others disturbed least."""
@@ -154,7 +155,7 @@ class Bench:
 
     def labels(self, slide: Slide, name: str) -> np.ndarray:
         """What a run left, objects under the model's least size taken out, cut to the slide."""
-        labels = np.load(self.folder / f"{slide.path.stem}-{name}.npy")
+        labels: np.ndarray = np.load(self.folder / f"{slide.path.stem}-{name}.npy")
         sizes = np.bincount(labels.ravel())
         small = sizes < self.model.min_size
         labels[small[labels]] = 0
@@ -172,6 +173,7 @@ async def measure(bench: Bench, slides: Sequence[Slide], repeats: int, package_r
         for slide in slides:
             if number < package_repeats:
                 _note(slide, "package slide", bench.package_run(slide, "package slide", "slide"))
+            if number == 0:
                 _note(slide, "package memory", bench.package_run(slide, "package memory", "memory"))
             _note(slide, "auto", bench.ours_run(slide, "auto", "engine"))
             _note(slide, "fp32", bench.ours_run(slide, "fp32", "engine"))
@@ -331,7 +333,7 @@ async def bench_all(options: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each of Microtome's ways (default 5)")
-    parser.add_argument("--package-repeats", type=int, default=2, help="runs of the package's ways (default 2)")
+    parser.add_argument("--package-repeats", type=int, default=2, help="runs of the package over slides (default 2)")
     parser.add_argument("--model", default="embedded", help="a model, or its folder")
     parser.add_argument("--package", default=str(ROOT / ".venv-parity" / "bin" / "python"), help="has instanseg-torch")
     options = parser.parse_args()

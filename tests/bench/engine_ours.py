@@ -107,14 +107,14 @@ def answer(wish: dict[str, Any], model: Model, engine: Engine, threads: int) -> 
         wishes = Wishes(image=image, out=out, mpp=wish["mpp"], threads=threads)
         summary = segment_image(wishes, lambda _: engine, lambda *_: None)
         seconds = time.perf_counter() - began
-        stages, cells = dict(summary.stage_seconds), summary.cells
-        return {"seconds": seconds, "cells": cells, "stages": stages, "idle": summary.engine_idle_fraction}
+        stages = dict(summary.stage_seconds)
+        return {"seconds": seconds, "cells": summary.cells, "stages": stages, "idle": summary.engine_idle_fraction}
     out.mkdir(parents=True)
     told, results, grid = Bare(model, engine, threads).run(image, wish["mpp"], out)
     if wish["labels"]:
         labels = LabelImage(grid.width, grid.height)
-        for cells in results:
-            labels.draw(cells)
+        for found in results:
+            labels.draw(found)
         np.save(wish["labels"], labels.pixels)
     return {
         **told,
