@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from reference_head import reference_labels
@@ -9,7 +11,7 @@ from scipy import ndimage
 
 from microtome.segmentation.grow import sigmoid
 from microtome.segmentation.head import _smallest_logit, find_instances
-from microtome.segmentation.model import Model
+from microtome.segmentation.model import Model, PixelClassifier
 
 
 def smooth_logits(seed: int, blur: float, spread: float, size: tuple[int, int] = (128, 144)) -> np.ndarray:
@@ -69,3 +71,18 @@ def test_images_smaller_than_a_window(model: Model) -> None:
 def test_the_threshold_on_logits_is_the_one_on_probabilities(probability: float) -> None:
     at = _smallest_logit(np.float32(probability))
     assert sigmoid(at) >= np.float32(probability) > sigmoid(np.nextafter(at, np.float32(-np.inf)))
+
+
+def test_a_wider_classifier_runs_as_well(model: Model) -> None:
+    """One that has two hidden units more, of which nothing comes, finds the same to the last bit."""
+    n, flat = model.pixel_classifier.hidden, model.pixel_classifier.flat
+    w1, b1, w2, b2, w3, b3 = np.split(flat, np.cumsum([4 * n, n, n * n, n, n]))
+    wide = [
+        np.pad(w1.reshape(n, 4), ((0, 2), (0, 0))), np.pad(b1, (0, 2)), np.pad(w2.reshape(n, n), (0, 2)),
+        np.pad(b2, (0, 2)), np.pad(w3, (0, 2)), b3,
+    ]  # fmt: skip
+    wider = PixelClassifier(n + 2, np.concatenate([part.ravel() for part in wide]).astype(np.float32))
+    logits = smooth_logits(4, 4, 1.0)
+    found = find_instances(logits, dataclasses.replace(model, pixel_classifier=wider))
+    assert len(found.label) > 3
+    assert (found.labels == find_instances(logits, model).labels).all()
