@@ -33,7 +33,8 @@ class TorchScriptNetwork:
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `OwnNetwork.logits`."""
         torch = torch_module()
-        with torch.inference_mode():
+        # Not optimised: that takes longer than it saves here, and would change the last bits from the third call on.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
             found: NDArray[np.float32] = self._script.fcn(torch.from_numpy(images)).float().numpy()
         return found
 
@@ -47,7 +48,7 @@ class TorchScriptNetwork:
         """See `OwnNetwork.labels`."""
         torch = torch_module()
         wanted = torch.tensor([int(number == object_class) for number in range(len(_CLASSES))])
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
             # The head clamps its input in place.
             found = self._script(torch.from_numpy(image.copy())[None], target_segmentation=wanted)
         return np.asarray(found[0, 0].numpy(), np.int32)
