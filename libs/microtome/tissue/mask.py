@@ -126,9 +126,8 @@ def tissue_mask(
     bits = _without_small((pale & ~marks) | grey, parameters.smallest_part_um2 / mpp**2)
     bits = closed(bits, parameters.widest_gap_um / mpp) & ~marks
     # What is pale is tissue where it hangs together with what is not: the membranes of fat, the edge of a section.
-    bits = _connected(bits, (strength > threshold) | grey, parameters.smallest_certain_um2 / mpp**2)
-    bits |= _holes(bits, marks, mpp, parameters)
-    return _without_small(bits, parameters.smallest_tissue_um2 / mpp**2), threshold
+    bits = _connected(bits, (strength > threshold) | grey, mpp, parameters)
+    return bits | _holes(bits, marks, mpp, parameters), threshold
 
 
 def _faintest(darkest: Floats, strength: Floats, parameters: TissueParameters) -> float:
@@ -202,12 +201,15 @@ def _threshold(strength: npt.NDArray[np.float32], parameters: TissueParameters) 
     return float(min(max(otsu / 500 / 2, low), high))
 
 
-def _connected(bits: Bits, certain: Bits, least: float) -> Bits:
-    """The 8-connected components of `bits` that hold at least so many certain pixels."""
-    _, labels = cv2.connectedComponents(bits.astype(np.uint8), connectivity=8)
-    counts = np.bincount(labels[bits & certain], minlength=int(labels.max()) + 1)
-    result: Bits = (counts >= max(least, 1))[labels]
-    return result & bits
+def _connected(bits: Bits, certain: Bits, mpp: float, parameters: TissueParameters) -> Bits:
+    """The 8-connected components of `bits` that are large enough and hold enough certain pixels."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(bits.astype(np.uint8), connectivity=8)
+    held = np.bincount(labels[bits & certain], minlength=count)
+    keep = held >= max(1.0, parameters.smallest_certain_um2 / mpp**2)
+    keep &= stats[:, cv2.CC_STAT_AREA] >= parameters.smallest_tissue_um2 / mpp**2
+    keep[0] = False
+    result: Bits = keep[labels]
+    return result
 
 
 def _holes(bits: Bits, marks: Bits, mpp: float, parameters: TissueParameters) -> Bits:
