@@ -1,4 +1,4 @@
-"""The package that is compared with lies in an environment of its own (`make parity`), of which only the rest is used."""
+"""The package that is compared with has an environment of its own (`make parity`), asked after ours."""
 
 from __future__ import annotations
 
