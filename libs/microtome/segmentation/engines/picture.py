@@ -55,7 +55,7 @@ def calibration_pictures(model: Model) -> list[Picture]:
 def _painted(seed: int) -> Pixels:
     painted, _ = paint(_PAINTED, seed)
     margin = (_PAINTED - _MIDDLE) // 2
-    return painted[margin : margin + _MIDDLE, margin : margin + _MIDDLE]
+    return np.ascontiguousarray(painted[margin : margin + _MIDDLE, margin : margin + _MIDDLE])
 
 
 def _made_hard(seed: int) -> Pixels:
@@ -69,7 +69,7 @@ def _made_hard(seed: int) -> Pixels:
     smudges = np.maximum(_clouds(seed + 7) - _SMUDGE_RARITY, 0) * _SMUDGE_DENSITY
     dyed = faded * np.power(np.float32(10), -smudges[..., None] * _HEMATOXYLIN)
     grain = np.random.default_rng(seed).normal(0, _GRAIN, dyed.shape)
-    return np.clip(np.rint(dyed + grain), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(dyed + grain), 0, 255), np.uint8)
 
 
 def _clouds(seed: int) -> NDArray[np.float32]:
@@ -81,9 +81,9 @@ def _clouds(seed: int) -> NDArray[np.float32]:
 
 
 def _picture(model: Model, pixels: Pixels) -> Picture:
-    edge = max(STRIDE, round(_MIDDLE * MPP / model.mpp / STRIDE) * STRIDE)
-    if edge != _MIDDLE:
-        how = cv2.INTER_AREA if edge < _MIDDLE else cv2.INTER_LINEAR
+    edge = max(STRIDE, round(len(pixels) * MPP / model.mpp / STRIDE) * STRIDE)
+    if edge != len(pixels):
+        how = cv2.INTER_AREA if edge < len(pixels) else cv2.INTER_LINEAR
         pixels = np.asarray(cv2.resize(pixels, (edge, edge), interpolation=how), np.uint8)
     normalisation = Normalisation.from_histogram(Histogram.of(pixels), model.percentiles)
     low, scale = normalisation.arrays()
