@@ -1,4 +1,4 @@
-"""Our head against the package's, live: `python -m tests.parity .venv-parity/bin/python`.
+"""Our head against the package's, live: `python -m tests.parity .venv-parity/bin/python [FAMILY]`.
 
 Runs the recorded cases and larger ones of this machine's own through the deployed head of instanseg-torch, compares
 every pixel, and sees to it that the recorded labels are still what the package says. Prints a table and, as the last
@@ -29,7 +29,8 @@ def main() -> int:
     # The recorded classifier called "embedded" is of the model of that day.
     new = [replace(case, classifier="now") if case.network is None else case for case in live(model)]
     classifiers = {**old.classifiers, "now": model.pixel_classifier.flat}
-    suite = run_package(sys.argv[1], Suite([*old.cases, *new], classifiers))
+    wanted = [case for case in (*old.cases, *new) if len(sys.argv) < 3 or sys.argv[2] in case.family]
+    suite = run_package(sys.argv[1], Suite(wanted, classifiers))
     said = {case.name: case.labels for case in old.cases}
 
     rows: dict[str, list[int]] = defaultdict(lambda: [0] * 5)

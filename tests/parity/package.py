@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from instanseg.utils.loss.instanseg_loss import InstanSeg_Torchscript, ProbabilityNet, generate_coordinate_map
     from instanseg.utils.models.InstanSeg_UNet import InstanSeg_UNet
+    from instanseg.utils.tiling import _instanseg_padding, _recover_padding
 
 # The deployed module clamps what goes into its network to [-2, 3]. A power of two more, and logits go through unharmed.
 _SCALE = 64.0
@@ -95,7 +96,8 @@ def main() -> None:
                 assert case.pixels is not None
                 whole = _random_network(case.network)
                 _put(suite.classifiers[case.classifier], whole.pixel_classifier)
-                logits = whole.fcn(torch.from_numpy(case.pixels[None].copy()))[0].numpy()
+                x, pad = _instanseg_padding(torch.from_numpy(case.pixels[None].copy()), extra_pad=0)
+                logits = _recover_padding(whole.fcn(x)[0], pad).numpy()
                 made = replace(case, labels=_labels(whole, case.pixels, case), logits=logits)
             done.append(made)
             print(f"{case.name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
