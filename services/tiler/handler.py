@@ -7,6 +7,7 @@ lease is handed over. Refuses: slides without a pixel size and slides of another
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,12 +53,14 @@ from services.tiler.planning import (
     sample_tiles,
 )
 from services.tiler.settings import TilerSettings
-from services.tiler.sharing import Shares, batch_limit
+from services.tiler.sharing import Shares, batch_limit, message_limit
 from services.tiler.wishes import GIVEN_NORMALISATION, given_normalisation
 
 # Blocks of the sampling lattice that are measured in one call of a decoder.
 SAMPLED_AT_ONCE = 64
 TELL_S = 0.25
+# Edge of the tiles that credit is meant in: of larger ones a job has fewer outstanding, or others would wait longer.
+USUAL_TILE = 1024
 
 
 class PlanHandler:
@@ -266,14 +269,16 @@ class PlanHandler:
 
         # A message never holds more work than the operator's batch, whatever the job wishes: credit counts messages.
         most = min(wish or self._settings.batch_size, self._settings.batch_size)
+        tile_pixels = layout.grid.tile_width * layout.grid.tile_height
+        batch = batch_limit(most, USUAL_TILE, math.isqrt(tile_pixels))
         feeder = Feeder(
             bus,
             subjects.work_infer(model.digest),
             attempt.job_id,
             attempt.attempt,
             handling=attempt.handling,
-            share=lambda: self._shares.of(attempt.job_id),
-            batch_size=batch_limit(most, self._settings.tile_size, layout.grid.tile_size),
+            share=lambda: message_limit(self._shares.of(attempt.job_id), batch * tile_pixels, most * USUAL_TILE**2),
+            batch_size=batch,
             stalled_s=self._settings.stalled_seconds,
             progress=progress,
         )

@@ -119,3 +119,11 @@ def batch_limit(batch_size: int, of_tile_size: int, tile_size: int) -> int:
     At least one; smaller tiles make no larger batches, so that nobody gets more of the network by asking for them.
     """
     return max(1, min(batch_size, batch_size * of_tile_size**2 // tile_size**2))
+
+
+def message_limit(share: int, pixels: int, usual: int) -> int:
+    """Return how many messages of `pixels` a job with this share of messages of `usual` pixels may have outstanding.
+
+    As many as are as much work, but two: one is in the network while the next one waits for it.
+    """
+    return share if pixels <= usual else min(share, max(2, share * usual // pixels))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.tiler import semaphores
-from services.tiler.sharing import Shares, batch_limit, shares
+from services.tiler.sharing import Shares, batch_limit, message_limit, shares
 
 
 @pytest.mark.parametrize("credit", [1, 3, 4, 12])
@@ -76,3 +76,12 @@ def test_only_semaphores_of_dead_tilers_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert semaphores.clear(tmp_path) == len(go)
     assert {path.name for path in tmp_path.iterdir()} == stay
+
+
+def test_large_tiles_are_no_more_work_in_the_queue() -> None:
+    usual = 2 * 1024**2
+    assert message_limit(4, usual, usual) == 4
+    assert message_limit(4, usual // 8, usual) == 4, "nor do small tiles make more messages"
+    assert message_limit(4, 2304**2, usual) == 2, "one in the network, one that waits"
+    assert message_limit(16, 2304**2, usual) == 6
+    assert message_limit(1, 2304**2, usual) == 1, "its user's other jobs have theirs"
