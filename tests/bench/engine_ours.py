@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,12 +30,12 @@ from microtome.segmentation.engine import Engine
 from microtome.segmentation.engines import open_engine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import Model, load_model
-from microtome.segmentation.reading import ArrayReader
 from microtome.segmentation.run import segment, warm_up
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
 from microtome.slides import opening, resample, thumbnail
 from microtome.slides.conversion import make_readable
 from microtome.slides.reader import SlideReader
+from microtome.slides.synthetic import MPP, write_synthetic_slide
 from microtome.standalone.labels import LabelImage
 from microtome.standalone.running import Wishes, segment_image
 from microtome.tissue.fitting import fitting_grid
@@ -125,13 +126,16 @@ def answer(wish: dict[str, Any], model: Model, engine: Engine, threads: int) -> 
     }
 
 
-def ready(model: Model, engine: Engine) -> None:
-    """Compile and load everything once."""
+def ready(model: Model, engine: Engine, threads: int) -> None:
+    """Compile and load everything once: on a small slide, both ways."""
     warm_up(model)
     resample.warm_up()
-    noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3)).astype(np.uint8)
-    for _, cells in segment(ArrayReader(noise), model, engine, Grid(512, 512)):
-        outlines(cells, 1.0, "0" * 64)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_synthetic_slide(folder / "slide.tif", size=1024, seed=1)
+        for what in ("engine", "segment"):
+            wish = {"what": what, "image": str(folder / "slide.tif"), "mpp": MPP, "out": str(folder / "out")}
+            answer({**wish, "labels": str(folder / "labels.npy")}, model, engine, threads)
 
 
 def main() -> None:
@@ -140,7 +144,7 @@ def main() -> None:
     os.dup2(2, 1)
     model = load_model(name)
     engine = open_engine(model, wish, threads)
-    ready(model, engine)
+    ready(model, engine, threads)
     print(json.dumps({"ready": True, "engine": engine.name, "note": engine.note}), file=answers)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), model, engine, threads)), file=answers)

@@ -26,7 +26,7 @@ from microtome.slides.synthetic import MPP, write_synthetic_slide
 from tests.bench import machine
 
 # Edges in pixels of the model's size, for tiles of 1024 with a halo of 96: cores of 832.
-CORE = 832
+TILE, CORE = 1024, 832
 SMALL = 4 * CORE, 3 * CORE
 LARGE = 20 * CORE, 20 * CORE
 MAX_WORKERS = 4
@@ -41,7 +41,15 @@ async def run_small(stack: EmbeddedStack, slide: Path) -> dict[str, Any]:
         uploaded = await b.upload_slide(slide)
         began = time.perf_counter()
         workflow = await b.create_workflow(
-            "small", [{"key": "cells", "type": "SEGMENT_CELLS", "slide_id": uploaded["id"]}]
+            "small",
+            [
+                {
+                    "key": "cells",
+                    "type": "SEGMENT_CELLS",
+                    "slide_id": uploaded["id"],
+                    "parameters": {"halo": HALOS[0], "tile_size": TILE},
+                }
+            ],
         )
         job_id = workflow["jobs"][0]["id"]
         while (job := await b.job(job_id))["status"] not in FINISHED:
@@ -70,7 +78,7 @@ async def beside(stack: EmbeddedStack, large: Path, small: Path, jobs: int) -> d
                     "type": "SEGMENT_CELLS",
                     "slide_id": uploaded["id"],
                     "branch": f"b{halo}",
-                    "parameters": {"halo": halo},
+                    "parameters": {"halo": halo, "tile_size": TILE},
                 }
                 for halo in HALOS[:jobs]
             ],
