@@ -213,7 +213,7 @@ def _bus(parts: _Parts, facts: list[str]) -> None:
         ("plan", subjects.WORK_PLAN, "PlanWork", topology.WORK_PLAN, "The tiler takes a started job."),
         (
             "infer",
-            subjects.work_infer(_DIGEST).replace(_DIGEST, "{model}"),
+            subjects.work_infer(_DIGEST, "engine").replace(_DIGEST, "{model}").replace(".engine", ".{engine}"),
             "InferWork",
             topology.WORK_INFER,
             "Inference takes a batch of tiles.",

@@ -61,7 +61,7 @@ async def serve(stop: asyncio.Event) -> None:
             metrics.dead("infer")
             await attempts.fail(work.job_id, work.workflow_id, work.attempt, error)
 
-        queue = await process.bus.queue(topology.infer(model.digest), on_dead=on_dead)
+        queue = await process.bus.queue(topology.infer(model.digest, settings.engine), on_dead=on_dead)
         pipeline = Pipeline(
             bus=process.bus,
             queue=queue,

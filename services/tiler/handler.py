@@ -273,7 +273,7 @@ class PlanHandler:
         batch = batch_limit(most, USUAL_TILE, math.isqrt(tile_pixels))
         feeder = Feeder(
             bus,
-            subjects.work_infer(model.digest),
+            subjects.work_infer(model.digest, self._settings.engine),
             attempt.job_id,
             attempt.attempt,
             handling=attempt.handling,

@@ -65,4 +65,4 @@ async def bus(connect: Connect) -> Bus:
 @pytest.fixture
 def spec() -> QueueSpec:
     """A queue that no other test uses, with short waiting times."""
-    return dataclasses.replace(infer(uuid.uuid4().hex), ack_wait_s=ACK_WAIT_S, max_deliver=3)
+    return dataclasses.replace(infer(uuid.uuid4().hex, "auto"), ack_wait_s=ACK_WAIT_S, max_deliver=3)

@@ -30,7 +30,7 @@ async def main():
     async def work(delivery):
         print("started", delivery.payload.decode(), flush=True)
         await asyncio.sleep(60)
-    spec = dataclasses.replace(infer(sys.argv[2]), ack_wait_s=1.0)
+    spec = dataclasses.replace(infer(sys.argv[2], "auto"), ack_wait_s=1.0)
     await (await bus.consume(spec, work, concurrency=1)).wait()
 asyncio.run(main())
 """
@@ -46,7 +46,7 @@ async def client(shared_nats: NatsServer) -> AsyncIterator[Client]:
 
 async def test_work_of_a_killed_process_is_done_by_another(shared_nats: NatsServer) -> None:
     digest = uuid.uuid4().hex
-    spec = dataclasses.replace(infer(digest), ack_wait_s=1.0)
+    spec = dataclasses.replace(infer(digest, "auto"), ack_wait_s=1.0)
     bus = await JetStreamBus.connect(shared_nats.url, name="test", timeout_s=10)
     victim = await asyncio.create_subprocess_exec(
         sys.executable, "-c", VICTIM, shared_nats.url, digest, stdout=asyncio.subprocess.PIPE,
@@ -130,6 +130,26 @@ async def test_a_wiped_server_is_furnished_again(own_nats: NatsServer) -> None:
     await bus.announce("progress.u.w.j", b"half")
     assert (await asyncio.wait_for(anext(heard), 5)).payload == b"half"
     await worker.stop()
+    await bus.close()
+
+
+async def test_the_queue_of_an_engine_that_nobody_runs_goes_and_its_messages_stay(
+    shared_nats: NatsServer, client: Client
+) -> None:
+    spec = dataclasses.replace(infer(uuid.uuid4().hex, "onnxruntime-cpu-fp32"), inactive_s=1.0)
+    bus = await JetStreamBus.connect(shared_nats.url, name="test", timeout_s=10)
+    queue = await bus.queue(spec)
+    await queue.close()
+    await bus.publish(spec.subject, b"tiles", message_id=uuid.uuid4().hex)
+    js = client.jetstream()
+    async with asyncio.timeout(15):
+        while spec.durable in {consumer.name for consumer in await js.consumers_info(spec.stream)}:
+            await asyncio.sleep(0.2)
+    again = await bus.queue(spec)
+    (delivery,) = await again.fetch(1, wait_s=5)
+    assert delivery.payload == b"tiles"
+    await delivery.ack()
+    await again.close()
     await bus.close()
 
 

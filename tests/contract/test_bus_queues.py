@@ -13,8 +13,8 @@ import pytest
 from microtome.bus import headers, subjects
 from microtome.bus.bus import Bus
 from microtome.bus.queue import Delivery
-from microtome.bus.topology import QueueSpec
-from microtome.errors import Conflict, MicrotomeError, StaleAttempt, Unavailable, UnreadableSlide
+from microtome.bus.topology import QueueSpec, infer
+from microtome.errors import Conflict, InvalidRequest, MicrotomeError, StaleAttempt, Unavailable, UnreadableSlide
 from tests.contract.traffic import ACK_WAIT_S, Connect, empty, put, take, until
 
 
@@ -270,6 +270,27 @@ async def test_a_message_that_comes_again_to_its_holder_is_taken_over(bus: Bus, 
     await delivery.ack()
     assert await bus.depth(spec) == 0
     await queue.close()
+
+
+async def test_tiles_go_to_nobody_with_another_engine(bus: Bus) -> None:
+    """Also while only others ask: who forces fp32 waits for fp32, and is never served by what `auto` chose."""
+    digest = uuid.uuid4().hex
+    exact, automatic = infer(digest, "onnxruntime-cpu-fp32"), infer(digest, "auto")
+    others = await bus.queue(automatic)
+    await put(bus, exact, b"exact")
+    assert await others.fetch(4, wait_s=0.5) == []
+    await put(bus, automatic, b"any")
+    (theirs,) = await others.fetch(4)
+    assert theirs.payload == b"any"
+    await theirs.ack()
+    queue = await bus.queue(exact)
+    (delivery,) = await queue.fetch(4)
+    assert (delivery.payload, delivery.deliveries) == (b"exact", 1)
+    await delivery.ack()
+    for one in (others, queue):
+        await one.close()
+    with pytest.raises(InvalidRequest):
+        infer(digest, "any.>")
 
 
 async def test_an_empty_queue_answers_in_time(bus: Bus, spec: QueueSpec) -> None:

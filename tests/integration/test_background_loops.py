@@ -203,7 +203,7 @@ async def test_a_process_says_that_it_is_alive_after_it_could_not(
 async def test_the_tiler_listens_on_after_an_announcement_that_makes_no_sense(bus: MemoryBus) -> None:
     feeder = Feeder(
         bus,
-        "work.infer.0123456789ab",
+        "work.infer.0123456789ab.auto",
         "job",
         1,
         handling="job:1:x",

@@ -48,7 +48,7 @@ class Floor:
 
         feeder = Feeder(
             self.bus,
-            subjects.work_infer(self.digest),
+            subjects.work_infer(self.digest, "auto"),
             job,
             1,
             handling=f"{self.digest}:{job}",
@@ -60,7 +60,7 @@ class Floor:
         await feeder.feed(wanted, decode, nothing, nothing)
 
     async def serve(self) -> None:
-        queue = await self.bus.queue(infer(self.digest))
+        queue = await self.bus.queue(infer(self.digest, "auto"))
         try:
             while True:
                 for delivery in await queue.fetch(BATCH):

@@ -41,7 +41,7 @@ class Stage:
     async def feed(self, credit: int = 2, batch_size: int = 2, stalled_s: float = 1.0) -> int:
         feeder = Feeder(
             self.bus,
-            subjects.work_infer(DIGEST),
+            subjects.work_infer(DIGEST, "auto"),
             "job",
             1,
             handling="job:1:x",
@@ -72,7 +72,7 @@ class Stage:
 
     @asynccontextmanager
     async def inferring(self) -> AsyncIterator[None]:
-        worker = await self.bus.consume(infer(DIGEST), self._infer, concurrency=1)
+        worker = await self.bus.consume(infer(DIGEST, "auto"), self._infer, concurrency=1)
         try:
             yield
         finally:
@@ -105,7 +105,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def test_lost_pixels_are_decoded_again(stage: Stage) -> None:
     feeding = asyncio.create_task(stage.feed(credit=2, batch_size=2))
     async with asyncio.timeout(10):
-        while await stage.bus.depth(infer(DIGEST)) < 2:
+        while await stage.bus.depth(infer(DIGEST, "auto")) < 2:
             await asyncio.sleep(0.02)
     lost = WANTED[2:4]
     for row, column in lost:
@@ -120,9 +120,9 @@ async def test_lost_pixels_are_decoded_again(stage: Stage) -> None:
 async def test_what_the_bus_forgot_is_sent_again_without_the_tiles_that_are_done(stage: Stage) -> None:
     feeding = asyncio.create_task(stage.feed(credit=1, batch_size=len(WANTED)))
     async with asyncio.timeout(10):
-        while not await stage.bus.depth(infer(DIGEST)):
+        while not await stage.bus.depth(infer(DIGEST, "auto")):
             await asyncio.sleep(0.02)
-    queue = await stage.bus.queue(infer(DIGEST))
+    queue = await stage.bus.queue(infer(DIGEST, "auto"))
     for delivery in await queue.fetch(10):
         await delivery.ack()
     await queue.close()
@@ -138,9 +138,9 @@ async def test_a_bus_that_came_back_is_asked_again_soon(stage: Stage, monkeypatc
     monkeypatch.setattr(feeding_module, "CAME_BACK_S", 0.5)
     feeding = asyncio.create_task(stage.feed(credit=1, batch_size=len(WANTED), stalled_s=600))
     async with asyncio.timeout(10):
-        while not await stage.bus.depth(infer(DIGEST)):
+        while not await stage.bus.depth(infer(DIGEST, "auto")):
             await asyncio.sleep(0.02)
-    queue = await stage.bus.queue(infer(DIGEST))
+    queue = await stage.bus.queue(infer(DIGEST, "auto"))
     for delivery in await queue.fetch(10):  # what a wiped server does to its messages
         await delivery.ack()
     await queue.close()

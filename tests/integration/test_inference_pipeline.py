@@ -77,7 +77,7 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        queue = await self.bus.queue(infer(self.model.digest), on_dead=self._on_dead)
+        queue = await self.bus.queue(infer(self.model.digest, "auto"), on_dead=self._on_dead)
         stop = asyncio.Event()
         pipeline = Pipeline(
             bus=self.bus,
@@ -121,7 +121,7 @@ class Bench:
             batch_size=batch_size,
         )
         await self.bus.publish(
-            subjects.work_infer(self.model.digest), to_bytes(work), message_id=f"{job}:{uuid.uuid4()}"
+            subjects.work_infer(self.model.digest, "auto"), to_bytes(work), message_id=f"{job}:{uuid.uuid4()}"
         )
 
     def expected(self, normalisation: Normalisation, tiles: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
@@ -142,7 +142,7 @@ class Bench:
 
     async def drained(self, within_s: float = 60) -> None:
         async with asyncio.timeout(within_s):
-            while await self.bus.depth(infer(self.model.digest)):
+            while await self.bus.depth(infer(self.model.digest, "auto")):
                 await asyncio.sleep(0.05)
 
     async def _is_current(self, job_id: str, attempt: int) -> bool:

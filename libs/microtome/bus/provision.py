@@ -85,6 +85,7 @@ async def ensure_queue(js: JetStreamContext, spec: QueueSpec) -> None:
         max_deliver=-1,
         max_ack_pending=spec.max_ack_pending,
         filter_subject=spec.subject,
+        inactive_threshold=spec.inactive_s or None,
     )
     what = f"queue {spec.durable} of {spec.stream}"
     try:
@@ -118,6 +119,7 @@ _QUEUE_FIELDS = (
     "max_deliver",
     "max_ack_pending",
     "filter_subject",
+    "inactive_threshold",
 )
 
 

@@ -17,7 +17,7 @@ _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 #: Subjects that the streams capture.
 EVENTS = "events.>"
 WORK_PLAN = "work.plan"
-WORK_INFER = "work.infer.*"
+WORK_INFER = "work.infer.*.*"
 WORK_MERGE = "work.merge"
 DEAD_LETTERS = "dead.>"
 
@@ -59,9 +59,12 @@ def digest12(model_digest: str) -> str:
     return digest[:12]
 
 
-def work_infer(model_digest: str) -> str:
-    """`work.infer.<12 hex>`: tile batches for one model. Raises: InvalidRequest."""
-    return f"work.infer.{digest12(model_digest)}"
+def work_infer(model_digest: str, engine: str) -> str:
+    """`work.infer.<12 hex>.<engine>`: tile batches for one model on the engine wished for ("auto" or a name).
+
+    A worker takes the tiles of its own wish only: who forces fp32 is served by nobody else. Raises: InvalidRequest.
+    """
+    return f"work.infer.{digest12(model_digest)}.{token(engine, 'engine')}"
 
 
 def dead(queue: str) -> str:

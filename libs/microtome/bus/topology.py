@@ -45,7 +45,8 @@ class QueueSpec:
     """A work queue: one durable pull consumer with explicit acknowledgement.
 
     `name` names it in metrics and in `dead.<name>`; `max_deliver` is how often a handler may see
-    a message; `max_ack_pending` bounds what all workers together hold unsettled.
+    a message; `max_ack_pending` bounds what all workers together hold unsettled. A consumer that nobody asked for
+    messages for `inactive_s` seconds is forgotten by the server (0: never), its messages are not.
     """
 
     name: str
@@ -56,6 +57,7 @@ class QueueSpec:
     ack_wait_s: float = 12.0
     max_deliver: int = 6
     max_ack_pending: int = 64
+    inactive_s: float = 0.0
 
     @property
     def heartbeat_s(self) -> float:
@@ -65,7 +67,10 @@ class QueueSpec:
 
 EVENTS = StreamSpec(name="EVENTS", subjects=(subjects.EVENTS,), retention=Retention.LIMITS, max_age_s=7 * _DAY_S)
 WORK_PLAN = StreamSpec(name="WORK_PLAN", subjects=(subjects.WORK_PLAN,), retention=Retention.WORK_QUEUE)
-WORK_INFER = StreamSpec(name="WORK_INFER", subjects=(subjects.WORK_INFER,), retention=Retention.WORK_QUEUE)
+# What a day old is waits for a worker that will not come: the tiler sent tiles that are still wanted again long since.
+WORK_INFER = StreamSpec(
+    name="WORK_INFER", subjects=(subjects.WORK_INFER,), retention=Retention.WORK_QUEUE, max_age_s=_DAY_S
+)
 WORK_MERGE = StreamSpec(name="WORK_MERGE", subjects=(subjects.WORK_MERGE,), retention=Retention.WORK_QUEUE)
 DEAD_LETTERS = StreamSpec(
     name="DEAD_LETTERS",
@@ -80,14 +85,19 @@ PLAN = QueueSpec(name="plan", stream="WORK_PLAN", durable="plan", subject=subjec
 MERGE = QueueSpec(name="merge", stream="WORK_MERGE", durable="merge", subject=subjects.WORK_MERGE)
 
 
-def infer(model_digest: str) -> QueueSpec:
-    """Return the queue of one model's tile batches. Raises: InvalidRequest for what is not a digest."""
+def infer(model_digest: str, engine: str) -> QueueSpec:
+    """Return the queue of one model's tile batches for one wish of an engine ("auto" or a name).
+
+    Those of models and wishes that are no longer used go by themselves. Raises: InvalidRequest for what is not a
+    digest, or cannot be a name.
+    """
     return QueueSpec(
         name="infer",
         stream="WORK_INFER",
-        durable=f"infer-{subjects.digest12(model_digest)}",
-        subject=subjects.work_infer(model_digest),
+        durable=f"infer-{subjects.digest12(model_digest)}-{engine}",
+        subject=subjects.work_infer(model_digest, engine),
         max_ack_pending=256,
+        inactive_s=_DAY_S,
     )
 
 
