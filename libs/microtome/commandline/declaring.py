@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,13 @@ def positive(text: str) -> float:
     if not 0 < value < 1000:
         raise argparse.ArgumentTypeError(f"{text} is no size of a pixel in µm, such as 0.25")
     return value
+
+
+def sha256(text: str) -> str:
+    """Read a sha256 as `sha256sum` prints it."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no sha256: 64 hexadecimal digits")
+    return text.lower()
 
 
 def region(text: str) -> dict[str, int]:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from microtome.commandline.declaring import Commands, declare, positive
+from microtome.commandline.declaring import Commands, declare, positive, sha256
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,8 @@ examples:
       fetch an official InstanSeg model, check it, install it
   microtome model import brightfield_nuclei.zip
       the same from a file that was fetched elsewhere
+  microtome model import brightfield_nuclei.zip --sha256 HEX
+      only if it is the file whose sha256 its authors gave you
   microtome model import training/run7 --name ours --mpp 0.5
       a training's folder (model_weights.pth and experiment_log.csv, or .safetensors and model.json)
   microtome model list
@@ -44,6 +46,7 @@ def add(commands: Commands) -> None:
     bring.add_argument("--objects", choices=("nuclei", "cells"), help="which, of a model that finds both")
     bring.add_argument("--mpp", type=positive, help="µm per pixel, if the file does not say or you know better")
     bring.add_argument("--licence", help="of the model, if the file does not say")
+    bring.add_argument("--sha256", metavar="HEX", type=sha256, help="of the file; another one is refused unread")
     bring.add_argument("--replace", action="store_true", help="replace a model of the same name")
     declare(acts, "list", "list shipped and imported models")
     check = declare(acts, "check", "try a model: its files, its network, its halo, cells on a built-in picture")
@@ -71,7 +74,7 @@ def _import(out: Console, options: argparse.Namespace) -> int:
     from microtome.models.importing import Wishes, import_model
 
     aside = Console(stderr=True, highlight=False)
-    wishes = Wishes(options.name, options.objects, options.mpp, options.licence, options.replace)
+    wishes = Wishes(options.name, options.objects, options.mpp, options.licence, options.replace, options.sha256)
     imported = import_model(options.source, wishes, lambda line: aside.print(line, markup=False, soft_wrap=True))
     model = imported.model
     if options.json:

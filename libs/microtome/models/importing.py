@@ -24,11 +24,11 @@ from microtome.models.context import felt_radius, halo_for, structural_radius
 from microtome.models.description import ABOUT_FORMAT, Facts, describe
 from microtome.models.graph import network_bytes
 from microtome.models.model_card import model_card
-from microtome.models.official import OFFICIAL, fetch
+from microtome.models.official import OFFICIAL, Official, fetch
 from microtome.models.parity import Parity, measure
 from microtome.models.pytorch import torch_module
 from microtome.models.refusals import ImportNeedsMore, ModelRefused
-from microtome.models.sources import Source, read_source
+from microtome.models.sources import Source, read_source, require_sha256
 from microtome.models.structure import RGB, Structure, bare, read_structure
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.model import Model, load_model, models_folder, shipped_models
@@ -40,13 +40,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the importer decides; `None`: what the source says."""
+    """What the importer decides; `None`: what the source says. `sha256`: the file must have it, else it is not read."""
 
     name: str | None = None
     objects: str | None = None
     mpp: float | None = None
     licence: str | None = None
     replace: bool = False
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +72,13 @@ def import_model(what: str, wishes: Wishes, say: Say, into: Path | None = None) 
 
 
 def _import(what: str, wishes: Wishes, say: Say, parent: Path) -> Imported:
+    official = None if Path(what).exists() else OFFICIAL.get(what)
+    if official is None and wishes.sha256 is not None:
+        require_sha256(Path(what), wishes.sha256)
     # One thread: two of torch's wait for each other in a busy loop where others need the cores, too.
     torch_module().set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="microtome-import-") as scratch:
-        source, origin = _obtained(what, Path(scratch), say)
+        source, origin = _obtained(what, official, wishes.sha256, Path(scratch), say)
         facts = _decided(source, wishes, what)
         _require_free(facts.name, parent, wishes)
         weights = bare(source.state)
@@ -106,14 +110,15 @@ def _import(what: str, wishes: Wishes, say: Say, parent: Path) -> Imported:
     return Imported(load_model(folder), folder, parity, about)
 
 
-def _obtained(what: str, scratch: Path, say: Say) -> tuple[Source, dict[str, Any]]:
+def _obtained(
+    what: str, official: Official | None, sha256: str | None, scratch: Path, say: Say
+) -> tuple[Source, dict[str, Any]]:
     """Read the source; fetch it first if it is the name of an official model."""
-    official = OFFICIAL.get(what)
-    if official is None or Path(what).exists():
+    if official is None:
         path = Path(what)
         return read_source(path), {"file": path.resolve().name}
     say(f"fetching {official.url}")
-    path, digest = fetch(official.url, official.name, scratch)
+    path, digest = fetch(official.url, official.name, scratch, sha256=sha256 or official.sha256)
     say(f"{path.stat().st_size:,} bytes, sha256 {digest}")
     source = read_source(path)
     facts = replace(

@@ -1,6 +1,7 @@
 """The models that InstanSeg's authors publish, and fetching one.
 
-Promises: over https only, redirections included; bounded in size and time; what came is named by its digest.
+Promises: over https only, redirections included; bounded in size and time; what came is named by its digest, and held
+against the digest that was expected, if one was, before anybody reads it.
 Refuses: to go on without a network in silence: the error says what to fetch elsewhere and how to import it here.
 """
 
@@ -24,12 +25,13 @@ _REDIRECTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Official:
-    """A published model."""
+    """A published model. `sha256`: of its file, where it is known; None: whatever the release holds is taken."""
 
     name: str
     version: str
     url: str
     licence: str
+    sha256: str | None = None
 
 
 OFFICIAL = {
@@ -45,10 +47,13 @@ OFFICIAL = {
 }
 
 
-def fetch(url: str, name: str, folder: Path, client: httpx.Client | None = None) -> tuple[Path, str]:
+def fetch(
+    url: str, name: str, folder: Path, client: httpx.Client | None = None, sha256: str | None = None
+) -> tuple[Path, str]:
     """Fetch `url` into `folder` as `name`.zip; return the file and its sha256.
 
-    Raises `ImportNeedsMore` if it cannot be reached, `ModelRefused` if what comes is too large or not over https.
+    Raises `ImportNeedsMore` if it cannot be reached, `ModelRefused` if what comes is too large, not over https, or not
+    the file with that `sha256`; nothing is left in `folder` then.
     """
     target = folder / f"{name}.zip"
     own = client or httpx.Client(timeout=httpx.Timeout(60.0, connect=_CONNECT_S))
@@ -62,7 +67,15 @@ def fetch(url: str, name: str, folder: Path, client: httpx.Client | None = None)
     finally:
         if client is None:
             own.close()
+    if sha256 is not None and digest != sha256:
+        target.unlink()
+        raise ModelRefused(mismatch(url, digest, sha256))
     return target, digest
+
+
+def mismatch(what: str, digest: str, expected: str) -> str:
+    """Say that a file is not the one that was expected."""
+    return f"'{what}' has sha256 {digest}, not {expected} as expected. It was not read."
 
 
 def _stream(client: httpx.Client, url: httpx.URL, target: Path) -> str:

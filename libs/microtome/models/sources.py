@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from microtome.models.archive import opened
 from microtome.models.description import Facts
 from microtome.models.graph import CLAMP
+from microtome.models.official import mismatch
 from microtome.models.refusals import ModelRefused
 from microtome.segmentation.head import Coordinates
 
@@ -63,6 +64,15 @@ def read_source(path: Path) -> Source:
     if zipfile.is_zipfile(path):
         return _from_zip(path)
     return _from_pickle(path, path.with_name("experiment_log.csv"))
+
+
+def require_sha256(path: Path, expected: str) -> None:
+    """Hold a file against its digest before it is read. Raises `ModelRefused` for another, or for a folder."""
+    if not path.is_file():
+        raise ModelRefused(f"'{path}' is not a file; a sha256 is that of one file.")
+    digest = sha256_of(path)
+    if digest != expected:
+        raise ModelRefused(mismatch(str(path), digest, expected))
 
 
 def sha256_of(path: Path) -> str:

@@ -87,6 +87,17 @@ def test_it_comes_with_its_digest(tmp_path: Path, server: str, client: httpx.Cli
     assert digest == hashlib.sha256(CONTENT).hexdigest()
 
 
+def test_another_file_than_was_expected_is_refused_and_not_kept(
+    tmp_path: Path, server: str, client: httpx.Client
+) -> None:
+    expected = hashlib.sha256(CONTENT).hexdigest()
+    path, _ = fetch(f"{server}/moved.zip", "mine", tmp_path, client, sha256=expected)
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(ModelRefused, match=expected):
+        fetch(f"{server}/model.zip", "mine", tmp_path, client, sha256="0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("name", "why"), [("plain", "not https"), ("circle", "redirects more than")])
 def test_ways_that_lead_astray_are_refused(
     tmp_path: Path, server: str, client: httpx.Client, name: str, why: str

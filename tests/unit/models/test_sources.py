@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from microtome.commandline.main import main
 from microtome.errors import Conflict
 from microtome.models import archive
 from microtome.models.archive import opened
@@ -169,6 +171,27 @@ def test_without_torch_it_says_how_to_get_it(trained: Path, tmp_path: Path) -> N
     (tmp_path / "model_weights.pth").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(ImportNeedsMore, match="make setup-models"):
         read_source(tmp_path / "model_weights.pth")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_a_file_that_is_not_the_expected_one_is_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MICROTOME_MODELS", str(tmp_path / "models"))
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"a program")
+    right = hashlib.sha256(b"a program").hexdigest()
+    assert main(["model", "import", str(file), "--sha256", "0" * 64]) == 1
+    assert f"sha256 {right}" in " ".join(capsys.readouterr().err.split())
+    # The expected one comes as far as torch, which is not here.
+    assert main(["model", "import", str(file), "--sha256", right.upper()]) == 1
+    assert "make setup-models" in capsys.readouterr().err
+    assert main(["model", "import", str(tmp_path), "--sha256", right]) == 1
+    assert "not a file" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["model", "import", str(file), "--sha256", right[:-1]])
+    assert "64 hexadecimal digits" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
 
 
