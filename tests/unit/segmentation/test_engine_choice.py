@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from microtome.segmentation.engine import Engine, EngineFailed, EngineUnavailable, OnnxRuntimeEngine
-from microtome.segmentation.engines import choosing, memory, open_engine, opening
+from microtome.segmentation.engines import available_engines, choosing, memory, open_engine, opening
 from microtome.segmentation.engines.choosing import Choice, choose
 from microtome.segmentation.engines.gate import ENOUGH_CELLS, REQUIRED_F1, agreement, reference
 from microtome.segmentation.engines.picture import Picture, calibration_pictures, judgement_pictures
@@ -245,6 +247,18 @@ def test_without_a_folder_to_write_to_everything_works(model: Model, counted: li
     assert len(counted) == 2
 
 
+def test_without_openvino_one_of_the_others_is_chosen(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    engine = open_engine(model, cache=tmp_path)
+    assert engine.name.startswith("onnxruntime")
+    assert "not installed" in str(available_engines()["openvino-cpu-fp32"])
+    with pytest.raises(EngineUnavailable, match=REFERENCE):
+        open_engine(model, "openvino-cpu-int8", cache=tmp_path)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed on machines of this kind")
 def test_nothing_is_written_where_the_model_lies(model: Model, tmp_path: Path, cache_of_home: Path) -> None:
     before = sorted(model.network.parent.iterdir())
     open_engine(model, "openvino-cpu-int8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,16 @@ def exact(engine: OnnxRuntimeEngine) -> np.ndarray:
     return engine.infer(*tissue((0, 0), edge=640))
 
 
+needs_openvino = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="OpenVINO is not installed on machines of this kind"
+)
+
+
 def network_of(model: Model) -> Network:
     return read_network(openvino_module().Core(), model.network)
 
 
+@needs_openvino
 def test_this_machine_has_more_than_the_reference() -> None:
     assert {"onnxruntime-cpu-fp32", "openvino-cpu-fp32", "openvino-cpu-int8"} <= set(ON_CPU)
 
@@ -123,6 +130,7 @@ def test_other_shapes_are_refused(name: str, opened: dict[str, Engine]) -> None:
         opened[name].infer(pixels, low[:0], scale)
 
 
+@needs_openvino
 def test_a_run_that_fails_may_be_tried_again(model: Model) -> None:
     engine = OpenVinoEngine(model, "fp32")
     engine._request = None
@@ -131,6 +139,7 @@ def test_a_run_that_fails_may_be_tried_again(model: Model) -> None:
     assert failed.value.transient
 
 
+@needs_openvino
 def test_rewriting_leaves_less_to_compute(model: Model) -> None:
     plain = network_of(model)
     less = rewritten(plain)
@@ -156,6 +165,7 @@ def test_a_transposed_convolution_is_a_convolution_of_the_doubled_picture() -> N
     np.testing.assert_allclose(made[:, 1:-1, 1:-1], expected, atol=1e-5)
 
 
+@needs_openvino
 def test_a_network_with_unknown_steps_runs_as_it_is_and_cannot_be_quantised(
     model: Model, tmp_path: Path, cache: Path
 ) -> None:
@@ -231,6 +241,7 @@ def test_what_was_not_measured_is_said(opened: dict[str, Engine]) -> None:
             assert "not measured" in str(engine.note)
 
 
+@needs_openvino
 def test_nothing_is_sent_when_openvino_is_imported(tmp_path: Path) -> None:
     watching = """
 import sys
