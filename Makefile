@@ -22,7 +22,7 @@ export MICROTOME_SLIDE := $(SLIDE)
 export MICROTOME_MPP := $(MPP)
 export MICROTOME_EXIT := $(EXIT)
 
-.PHONY: help setup setup-dev setup-models demo up down status replay test parity prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-head bench-million bench-engine bench-scale train train-scores compare-tissue mosaic lock clean
+.PHONY: help setup setup-dev setup-models demo up down status replay test parity prove lint format proto contracts client ui chaos sim bench-pipeline bench-control bench-fairness bench-memory bench-upload bench-replay bench-head bench-million bench-engine bench-scale train train-scores compare-tissue mosaic lock lock-parity clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' Makefile
@@ -141,6 +141,10 @@ lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade -c requirements-dev.lock requirements-models.in -o requirements-models.lock
+
+# torch's build for CPUs is on PyTorch's own index, or where pip was told to look for wheels.
+lock-parity: $(VENV)/.dev ## renew the lock file of what `make parity` compares with
+	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --find-links "$${PIP_FIND_LINKS:-https://download.pytorch.org/whl/cpu/torch/}" requirements-parity.in -o requirements-parity.lock >/dev/null
 
 clean: ## remove .venv and every cache; results in .microtome stay
 	@if [ -x $(RUN) ]; then $(RUN) -m microtome.embedded down || true; fi
