@@ -90,6 +90,8 @@ def test_masks_and_their_manifest_make_the_whole_label_image(
     assert target.read_bytes() == again.read_bytes()
     whole = np.zeros_like(label_image, bool)
     cells = 0
+    table = pq.read_table(job / "cells.parquet", columns=["seed_x", "seed_y"])
+    seeds = np.column_stack([table["seed_x"].to_numpy(), table["seed_y"].to_numpy()])
     with zipfile.ZipFile(target) as archive:
         manifest = json.loads(archive.read("masks/manifest.json"))
         assert {f"masks/{each['file']}" for each in manifest["masks"]} == set(archive.namelist()) - {
@@ -101,6 +103,8 @@ def test_masks_and_their_manifest_make_the_whole_label_image(
             assert mask.shape == (each["height"], each["width"])
             assert len(np.unique(mask)) == each["cells"] + 1 == mask.max() + 1
             assert (each["level0_x"], each["level0_y"]) == (each["x"] * SCALE, each["y"] * SCALE)
+            x, y = (seeds[cells : cells + each["cells"]] - (each["x"], each["y"])).T
+            assert np.array_equal(mask[y, x], np.arange(1, each["cells"] + 1)), "labels are rows"
             cells += each["cells"]
             part = whole[each["y"] : each["y"] + each["height"], each["x"] : each["x"] + each["width"]]
             part |= mask[: part.shape[0], : part.shape[1]] > 0

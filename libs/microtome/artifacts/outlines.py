@@ -58,12 +58,17 @@ class Outlines:
         return self.points[self.offsets[index] : self.offsets[index + 1]]
 
 
+def file_order(cells: TileCells) -> NDArray[np.int64]:
+    """Return the order in which a tile's cells stand in every file, int64 [n]: along a Hilbert curve by their seeds."""
+    return np.argsort(hilbert_index(cells.seed_x.astype(np.int64), cells.seed_y.astype(np.int64), 31), kind="stable")
+
+
 def outlines(cells: TileCells, scale: float, content_key: str, mpp: float | None = None) -> Outlines:
     """Return a tile's cells on the slide; `scale` is level-0 pixels per model pixel, `mpp` µm per level-0 pixel.
 
     Without `mpp`, lengths and areas in µm are NaN.
     """
-    order = np.argsort(hilbert_index(cells.seed_x.astype(np.int64), cells.seed_y.astype(np.int64), 31), kind="stable")
+    order = file_order(cells)
     lengths = np.diff(cells.ring_offsets)[order]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
     points = np.empty((int(offsets[-1]), 2))

@@ -1,7 +1,7 @@
 """The label image of a small image, drawn from its cells' outlines.
 
-Promises: 0 is background, label n is the n-th cell in the order of `cells.parquet`'s tiles; a cell covers the pixels
-that the network gave it, holes filled; a cell in another one's hole stays visible.
+Promises: 0 is background, label n is the n-th row of `cells.parquet`, if tiles come in its order; a cell covers the
+pixels that the network gave it, holes filled; a cell in another one's hole stays visible.
 Refuses: to be kept for images that do not fit into memory; the caller decides.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from microtome.artifacts.outlines import file_order
 from microtome.segmentation.cells import TileCells
 
 
@@ -26,10 +27,12 @@ class LabelImage:
         self._count = 0
 
     def draw(self, cells: TileCells) -> None:
-        """Draw the cells of one tile; they get the next labels in their order."""
+        """Draw the cells of one tile; they get the next labels in the order of the files."""
+        names = np.empty(len(cells), np.int64)
+        names[file_order(cells)] = np.arange(self._count + 1, self._count + 1 + len(cells))
         # A cell in a hole of another one is the smaller one.
         order = np.argsort(-cells.area_px, kind="stable")
-        _fill(self._labels, cells.ring_offsets, cells.ring_points, order, self._count + 1)
+        _fill(self._labels, cells.ring_offsets, cells.ring_points, order, names)
         self._count += len(cells)
 
     @property
@@ -57,9 +60,9 @@ def _fill(
     offsets: NDArray[np.int32],
     points: NDArray[np.int32],
     order: NDArray[np.int64],
-    first: int,
+    names: NDArray[np.int64],
 ) -> None:
-    """Give label first + i to the pixels whose middles are in ring i, (x, y) in half pixels, one ring after the other.
+    """Give label names[i] to the pixels whose middles are in ring i, (x, y) in half pixels, one ring after the other.
 
     In half pixels the middle of pixel (x, y) is (2x + 1, 2y + 1), and never on a ring.
     """
@@ -82,4 +85,4 @@ def _fill(
             for k in range(0, count - 1, 2):
                 left = max(math.ceil((found[k] - 1) / 2), 0)
                 right = min(math.floor((found[k + 1] - 1) / 2), labels.shape[1] - 1)
-                labels[y, left : right + 1] = first + index
+                labels[y, left : right + 1] = names[index]
