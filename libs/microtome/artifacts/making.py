@@ -105,6 +105,7 @@ class _Written:
     """What was learnt while cells were written."""
 
     cells: int
+    outside: int
     regrown: int
     cut: int
     seconds: Counter[str]
@@ -148,6 +149,7 @@ def write_segmentation(
         summary,
         cells=cells,
         cells_per_mm2=round(cells / area, 2) if area else None,
+        cells_outside_tissue=written.outside,
         tiles_total=segmentation.tiles_total,
         tiles_skipped=segmentation.tiles_skipped,
         tiles_processed=segmentation.tiles_total - segmentation.tiles_skipped,
@@ -252,7 +254,7 @@ def _write_cells(
     progress: Progress,
 ) -> _Written:
     slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
-    cells, tiles, regrown, cut, seconds = 0, 0, 0, 0, Counter[str]()
+    cells, outside, tiles, regrown, cut, seconds = 0, 0, 0, 0, 0, Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": key, "model": segmentation.model}
     counts = CellCounts(slide.width, slide.height, slide.mpp)
     seams = SeamScore(segmentation.grid, segmentation.planned)
@@ -271,10 +273,20 @@ def _write_cells(
             preview.cells(on_slide)
             counts.append(on_slide)
             cells, tiles = cells + len(tile), tiles + 1
+            # What was drawn holds all cells that are left, also where it is finer than its mask.
+            outside += 0 if order.outline is not None else _outside(tile, order.mask, scale)
             regrown, cut = regrown + result.regrown, cut + result.cut
             seconds.update(result.seconds)
             progress(tiles, cells)
-    return _Written(cells, regrown, cut, seconds, seams.result(), counts.density())
+    return _Written(cells, outside, regrown, cut, seconds, seams.result(), counts.density())
+
+
+def _outside(cells: TileCells, mask: TissueMask, scale: float) -> int:
+    """How many cells have a seed whose centre is not on the tissue."""
+    (height, width), (across, down) = mask.bits.shape, mask.downsample
+    x = np.minimum((cells.seed_x + 0.5) * scale / across, width - 1).astype(np.int64)
+    y = np.minimum((cells.seed_y + 0.5) * scale / down, height - 1).astype(np.int64)
+    return len(cells) - int(np.count_nonzero(mask.bits[y, x]))
 
 
 def _region_notes(order: Order) -> tuple[str, ...]:
@@ -288,7 +300,7 @@ def _region_notes(order: Order) -> tuple[str, ...]:
 def _notes(order: Order, segmentation: Segmentation, written: _Written) -> tuple[str, ...]:
     notes = [*order.notes, *order.mask.notes, *_region_notes(order)]
     where = "this slide" if order.region is None else "this part of the slide"
-    tissue = bool(_part(order).bits.any())
+    tissue = _fraction(order) > 0
     if not tissue and (order.region is None or segmentation.tiles_skipped == segmentation.tiles_total):
         notes.append("Without tissue, no cells were looked for.")
     elif written.cells == 0 and tissue:
@@ -310,7 +322,7 @@ def _notes(order: Order, segmentation: Segmentation, written: _Written) -> tuple
 
 def _summary(order: Order, job_type: str, seconds: Mapping[str, float], notes: tuple[str, ...]) -> Summary:
     slide, region = order.slide, order.region
-    fraction = order.mask.fraction if region is None else region.fraction(order.mask)
+    fraction = _fraction(order)
     area = _area_mm2(order)
     stages = {stage: round(value, 4) for stage, value in sorted(seconds.items())}
     return Summary(
@@ -332,12 +344,27 @@ def _summary(order: Order, job_type: str, seconds: Mapping[str, float], notes: t
 
 def _area_mm2(order: Order) -> float | None:
     """The area of the tissue; of what was drawn as exactly as it was drawn."""
-    slide = order.slide
-    if order.outline is None or order.region is not None:
-        return _part(order).area_mm2
-    if slide.mpp is None:
-        return None
-    return order.outline.area_px(slide.width, slide.height) * (slide.mpp / 1000) ** 2
+    slide, region, mask = order.slide, order.region, order.mask
+    if order.outline is not None:
+        drawn = order.outline.area_px(_box(order))
+        return None if slide.mpp is None else drawn * (slide.mpp / 1000) ** 2
+    if region is None or mask.mpp is None:
+        return mask.area_mm2
+    return region.tissue_pixels(mask) * (mask.mpp / 1000) ** 2
+
+
+def _fraction(order: Order) -> float:
+    """The share of the slide or of the region that is tissue."""
+    if order.outline is not None:
+        left, top, right, bottom = _box(order)
+        return order.outline.area_px((left, top, right, bottom)) / ((right - left) * (bottom - top))
+    return order.mask.fraction if order.region is None else order.region.fraction(order.mask)
+
+
+def _box(order: Order) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of the slide that the job is about, level-0 pixels."""
+    slide, region = order.slide, order.region
+    return (0, 0, slide.width, slide.height) if region is None else region.on(slide.width, slide.height)
 
 
 def _how_found(order: Order) -> dict[str, Any]:

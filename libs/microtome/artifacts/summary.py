@@ -31,7 +31,10 @@ class Summary:
     tissue: dict[str, Any] | None = None
     # Only of a segmentation:
     cells: int | None = None
+    # All cells by the tissue's area, also those beside it.
     cells_per_mm2: float | None = None
+    # Of the cells, those whose seed is not on the tissue mask: of a tile with tissue, all cells are kept.
+    cells_outside_tissue: int | None = None
     tiles_total: int = 0
     tiles_skipped: int = 0
     tiles_processed: int = 0

@@ -109,18 +109,19 @@ class TissueOutline:
                     bits[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)] = True
         return replace(mask, bits=bits)
 
-    def area_px(self, width: int, height: int) -> float:
-        """Return what is inside and on a slide of `width` x `height`, in square level-0 pixels."""
-        top = max(0.0, min(edges.box[1] for edges in self._edges))
-        bottom = min(float(height), max(edges.box[3] for edges in self._edges))
+    def area_px(self, box: tuple[float, float, float, float]) -> float:
+        """Return what is inside of a box (left, top, right, bottom), in square level-0 pixels."""
+        left, upper, right, lower = box
+        top = max(upper, min(edges.box[1] for edges in self._edges))
+        bottom = min(lower, max(edges.box[3] for edges in self._edges))
         if top >= bottom:
             return 0.0
         step = (bottom - top) / _LINES
         spans = list(self._spans(top + (np.arange(_LINES, dtype=np.float64) + 0.5) * step))
         row, begin, end = (np.concatenate(column) for column in zip(*spans, strict=True))
         # One axis for all lines; spans that overlap another polygon's count once.
-        away = row * (2.0 * width)
-        begin, end = np.clip(begin, 0, width) + away, np.clip(end, 0, width) + away
+        away = row * (2.0 * (right - left))
+        begin, end = np.clip(begin, left, right) + away, np.clip(end, left, right) + away
         order = np.argsort(begin, kind="stable")
         begin, end = begin[order], end[order]
         known = np.concatenate([[-np.inf], np.maximum.accumulate(end)[:-1]])
@@ -202,7 +203,7 @@ def read_outline(document: object, width: int, height: int) -> TissueOutline:
             f"tissue: {len(outline.document)} bytes are more than {MAX_BYTES}. Simplify the polygons, or round their "
             "coordinates to whole pixels."
         )
-    if outline.area_px(width, height) <= 0:
+    if outline.area_px((0, 0, width, height)) <= 0:
         raise InvalidTissue(
             f"tissue: nothing of it lies on the slide, which has {width} x {height} pixels. Coordinates are level-0 "
             "pixels from the upper left corner."

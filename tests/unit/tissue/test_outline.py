@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microtome.errors import InvalidTissue, NotFound
+from microtome.tissue import edges
 from microtome.tissue import outline as outlines
 from microtome.tissue.mask import TissueMask, TissueParameters
 from microtome.tissue.outline import TissueOutline, load_outline, read_outline
@@ -34,6 +36,20 @@ def polygon(*rings: list[list[float]]) -> dict[str, Any]:
 
 def feature(geometry: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation"}}
+
+
+def zigzag(teeth: int, height: float) -> list[list[float]]:
+    """A ring up and down so often, across the slide."""
+    ring = [[WIDTH * at / teeth, -1.0 if at % 2 else height] for at in range(teeth)]
+    return [*ring, [WIDTH, -2.0], ring[0]]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Features in features."""
+    inner = polygon(square(0, 0, 100))
+    for _ in range(depth):
+        inner = {"type": "FeatureCollection", "features": [inner]}
+    return inner
 
 
 def empty_mask(bits_across: int = 250) -> TissueMask:
@@ -64,7 +80,9 @@ def test_points_area_and_mask_agree_with_geometry_by_others(ring: list[tuple[int
             read(polygon(closed))
         return
     outline = read(polygon(closed))
-    assert outline.area_px(WIDTH, HEIGHT) == pytest.approx(on_slide.area, rel=0.01, abs=2)
+    assert outline.area_px((0, 0, WIDTH, HEIGHT)) == pytest.approx(on_slide.area, rel=0.01, abs=2)
+    box = (WIDTH * 0.3, HEIGHT * 0.25, WIDTH * 0.7, HEIGHT * 0.9)
+    assert outline.area_px(box) == pytest.approx(on_slide.intersection(shapely.box(*box)).area, rel=0.01, abs=2)
     x, y = np.random.default_rng(seed).uniform(0, 1, (2, 300)) * [[WIDTH], [HEIGHT]]
     assert np.array_equal(outline.holds(x, y), shapely.contains_xy(shape, x, y))
     mask = outline.drawn(empty_mask())
@@ -106,17 +124,17 @@ def test_holes_overlaps_and_order() -> None:
     assert one.vertices == 15
     assert load_outline(one.document).sha256 == one.sha256
     # 200² less the hole, and the other square less what both cover.
-    assert one.area_px(WIDTH, HEIGHT) == pytest.approx(200**2 - 50**2 + 100**2 - 50**2, rel=0.01)
+    assert one.area_px((0, 0, WIDTH, HEIGHT)) == pytest.approx(200**2 - 50**2 + 100**2 - 50**2, rel=0.01)
     x, y = np.array([160.0, 120.0, 320.0, 290.0, 900.0]), np.array([160.0, 120.0, 320.0, 290.0, 50.0])
     assert one.holds(x, y).tolist() == [False, True, True, True, False]
     assert one.holds(np.empty(0), np.empty(0)).size == 0
     bow = read(polygon([[0, 0], [100, 100], [100, 0], [0, 100], [0, 0]]))
-    assert bow.area_px(WIDTH, HEIGHT) == pytest.approx(5000, rel=0.01)
+    assert bow.area_px((0, 0, WIDTH, HEIGHT)) == pytest.approx(5000, rel=0.01)
 
 
 def test_what_reaches_beyond_the_slide_counts_as_far_as_it_is_on_it() -> None:
     outline = read(polygon(square(900, 700, 400)))
-    assert outline.area_px(WIDTH, HEIGHT) == pytest.approx(100 * 100, rel=0.001)
+    assert outline.area_px((0, 0, WIDTH, HEIGHT)) == pytest.approx(100 * 100, rel=0.001)
     assert int(outline.drawn(empty_mask()).bits.sum()) * 16 == 100 * 100
 
 
@@ -151,6 +169,13 @@ def test_a_mask_as_polygons_is_the_same_mask_when_it_is_drawn_again() -> None:
         (polygon([[0, 0], [1, math.nan], [0, 1], [0, 0]]), "finite"),
         (polygon([[0, 0], [1, math.inf], [0, 1], [0, 0]]), "finite"),
         (polygon([[0, 0], [1, 1e300], [0, 1], [0, 0]]), "finite"),
+        (polygon([[0, 0], [1, 10**400], [0, 1], [0, 0]]), "finite"),
+        (polygon([[0, 0], [1, -(10**400)], [0, 1], [0, 0]]), "finite"),
+        (nested(20), "more than 16 deep"),
+        (polygon(zigzag(1_999, 1_000)), "times across the slide"),
+        (polygon(zigzag(39_996, 700)), "times across the slide"),
+        (polygon(zigzag(39_996, 1e7)), "times across the slide"),
+        (polygon([[y, x] for x, y in zigzag(39_996, 1e7)]), "times across the slide"),
         (polygon(square(2000, 2000, 50)), "nothing of it lies on the slide"),
         (polygon([[5, 5], [5, 5], [5, 5], [5, 5]]), "nothing of it lies on the slide"),
         ({"type": "Polygon", "coordinates": "abc"}, "list of rings"),
@@ -161,6 +186,58 @@ def test_a_mask_as_polygons_is_the_same_mask_when_it_is_drawn_again() -> None:
 def test_what_is_no_area_is_refused_with_what_to_do(document: object, says: str) -> None:
     with pytest.raises(InvalidTissue, match=says):
         read(document)
+
+
+@pytest.mark.parametrize(
+    "ring",
+    [
+        zigzag(1_900, HEIGHT),
+        # As it may have been kept before its length was looked at.
+        zigzag(30_001, HEIGHT),
+        [[y, x] for x, y in zigzag(30_001, HEIGHT)],
+        square(-1e7, -1e7, 2e7),
+        square(-9e6, 300.5, 1e7),
+    ],
+    ids=["as long as may be", "longer", "across", "square", "beside"],
+)
+def test_memory_does_not_grow_with_how_far_edges_go(ring: list[list[float]]) -> None:
+    outline = TissueOutline(((np.array(ring, np.float64),),))
+    # The largest mask there is.
+    bits = np.zeros((round(4096 * HEIGHT / WIDTH), 4096), np.bool_)
+    scale = WIDTH / 4096
+    mask = TissueMask(bits, WIDTH, HEIGHT, (scale, scale), 2.0, 0.1, TissueParameters(), ())
+    tracemalloc.start()
+    try:
+        outline.length(WIDTH, HEIGHT)
+        area = outline.area_px((0, 0, WIDTH, HEIGHT))
+        drawn, touched = outline.drawn(mask).bits, outline.touched(mask).bits
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 160 << 20
+    assert 0 < area <= WIDTH * HEIGHT
+    assert not (drawn & ~touched).any()
+
+
+def test_a_large_square_is_the_whole_slide_and_what_lies_around_one_far_off_is_not_touched() -> None:
+    assert read(polygon(square(-1e7, -1e7, 2e7))).touched(empty_mask()).bits.all()
+    far_off = TissueOutline(((np.array(square(5_000, 5_000, 1e6), np.float64),),))
+    assert not far_off.touched(empty_mask()).bits.any()
+
+
+@given(st.lists(st.tuples(st.integers(-2000, 3000), st.integers(-2000, 3000)), min_size=2, max_size=30))
+@settings(deadline=None, max_examples=60)
+def test_a_mask_in_small_blocks_is_the_same_mask(points: list[tuple[int, int]]) -> None:
+    ring = np.array([*points, (7, 9), points[0]], np.float64)
+    outline = TissueOutline(((ring,), (ring[::-1] + 3,)))
+    whole, touched = outline.drawn(empty_mask()).bits, outline.touched(empty_mask()).bits
+    area = outline.area_px((0, 0, WIDTH, HEIGHT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edges, "_STEPS_AT_ONCE", 40)
+        patch.setattr(edges, "_LINES_AT_ONCE", 7)
+        assert np.array_equal(outline.drawn(empty_mask()).bits, whole)
+        assert np.array_equal(outline.touched(empty_mask()).bits, touched)
+        assert outline.area_px((0, 0, WIDTH, HEIGHT)) == pytest.approx(area, rel=1e-9, abs=1e-6)
 
 
 def test_an_outline_is_kept_once_beside_its_slide_and_known_by_its_digest(tmp_path: Path) -> None:
