@@ -88,7 +88,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     """Segment an image into `wishes.out`; return the summary that lies there.
 
     Raises `Conflict`, `UnreadableSlide`, `TooLarge`, `UnknownMpp`, `UnsuitableSlide`, `UnknownModel`,
-    `ConfigurationError`, `InvalidRequest` for a region or tissue off the image, `EngineFailed`, `NoRoom`.
+    `ConfigurationError`, `InvalidRequest` for a region off the image, `InvalidTissue`, `EngineFailed`, `NoRoom`.
     """
     out = wishes.out
     if out.exists() and (not out.is_dir() or any(path.name != WORK for path in out.iterdir())):
