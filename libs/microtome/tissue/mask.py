@@ -28,7 +28,7 @@ MAX_SIDE = 4096
 
 
 # Raise it when the mask of the same slide would come out differently.
-ALGORITHM = 2
+ALGORITHM = 3
 # µm per level-0 pixel where nobody knows: a 20x objective.
 ASSUMED_MPP = 0.5
 

@@ -9,7 +9,6 @@ Refuses, with `InvalidTissue` and what to do: anything but closed rings of finit
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,21 +16,24 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from microtome.errors import InvalidTissue
 from microtome.segmentation.cells import TileCells
+from microtome.tissue.edges import Edges, Floats, clipped, points_along, with_neighbours, x_at
 from microtome.tissue.mask import Bits, TissueMask
-
-Floats = NDArray[np.float64]
 
 MAX_VERTICES = 40_000
 MAX_POLYGONS = 5_000
 MAX_BYTES = 1024 * 1024
+# All edges together, as far as they are on the slide, in widths or heights of it: what drawing them costs.
+MAX_LENGTH = 2_000
+# Collections of features in one another.
+MAX_DEPTH = 16
 # Coordinates further off than this were not meant for any slide.
 _FURTHEST = 1e7
-# Lines along which an area is measured.
-_LINES = 4_096
+# Lines along which an area is measured; fewer, where they would cross more edges than this in all.
+_LINES = 64, 4_096
+_CROSSINGS = 8_000_000
 # Points and edges that are compared at once.
 _AT_ONCE = 4_000_000
 
@@ -84,61 +86,85 @@ class TissueOutline:
         across, down = mask.downsample
         # The last row or column may have its centre beyond the slide's edge, and belongs to the edge all the same.
         lines = np.minimum((np.arange(height) + 0.5) * down, mask.level0_height - 0.5)
-        turns = np.zeros((height, width + 1), np.int16)
-        for row, begin, end in self._spans(lines):
-            first, last = (np.clip(np.ceil(edge / across - 0.5), 0, width).astype(np.int64) for edge in (begin, end))
-            np.add.at(turns, (row, first), 1)
-            np.subtract.at(turns, (row, last), 1)
-        bits = np.cumsum(turns, axis=1, dtype=np.int32)[:, :width] > 0
+        bits = np.zeros((height, width), np.bool_)
+        for start, stop, spans in self._flat.spans(lines):
+            turns = np.zeros((stop - start, width + 1), np.int32)
+            first, last = (
+                np.clip(np.ceil(edge / across - 0.5), 0, width).astype(np.int64) for edge in (spans.begin, spans.end)
+            )
+            np.add.at(turns, (spans.row - start, first), 1)
+            np.subtract.at(turns, (spans.row - start, last), 1)
+            bits[start:stop] = np.cumsum(turns, axis=1)[:, :width] > 0
         return replace(mask, bits=bits, notes=(DRAWN, *(() if bits.any() else ("It is smaller than a mask's pixel.",))))
 
     def touched(self, mask: TissueMask) -> TissueMask:
         """Return the mask with tissue in every pixel that the outline covers or crosses: which tiles may own cells."""
-        bits = self.drawn(mask).bits.copy()
+        bits = self.drawn(mask).bits
         height, width = bits.shape
-        for edges in self._edges:
-            steps = np.maximum(1, np.ceil(2 * np.abs(edges.ends - edges.begins) / mask.downsample).max(axis=1)).astype(
-                int
-            )
-            which = np.repeat(np.arange(len(steps)), steps + 1)
-            along = np.arange(len(which)) - np.repeat(np.cumsum(steps + 1) - (steps + 1), steps + 1)
-            points = edges.begins[which] + (edges.ends - edges.begins)[which] * (along / steps[which])[:, None]
-            x, y = (points / mask.downsample).astype(np.int64).T
-            for dx in (-1, 0, 1):
-                for dy in (-1, 0, 1):
-                    bits[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)] = True
-        return replace(mask, bits=bits)
+        crossed = np.zeros_like(bits)
+        # With a pixel of the mask around, for what runs just beside the slide.
+        around = 2 * max(mask.downsample)
+        begins, ends = clipped(
+            self._flat.begins,
+            self._flat.ends,
+            (-around, -around),
+            (mask.level0_width + around, mask.level0_height + around),
+        )
+        for points in points_along(begins / mask.downsample, ends / mask.downsample):
+            x, y = np.floor(points).astype(np.int64).T
+            crossed[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)] = True
+        return replace(mask, bits=bits | with_neighbours(crossed))
 
     def area_px(self, box: tuple[float, float, float, float]) -> float:
         """Return what is inside of a box (left, top, right, bottom), in square level-0 pixels."""
         left, upper, right, lower = box
-        top = max(upper, min(edges.box[1] for edges in self._edges))
-        bottom = min(lower, max(edges.box[3] for edges in self._edges))
+        begins, ends = self._flat.begins[:, 1], self._flat.ends[:, 1]
+        top, bottom = max(float(upper), float(begins.min())), min(float(lower), float(ends.max()))
         if top >= bottom:
             return 0.0
-        step = (bottom - top) / _LINES
-        spans = list(self._spans(top + (np.arange(_LINES, dtype=np.float64) + 0.5) * step))
-        row, begin, end = (np.concatenate(column) for column in zip(*spans, strict=True))
-        # One axis for all lines; spans that overlap another polygon's count once.
-        away = row * (2.0 * (right - left))
-        begin, end = np.clip(begin, left, right) + away, np.clip(end, left, right) + away
-        order = np.argsort(begin, kind="stable")
-        begin, end = begin[order], end[order]
-        known = np.concatenate([[-np.inf], np.maximum.accumulate(end)[:-1]])
-        return float(np.maximum(end - np.maximum(begin, known), 0).sum() * step)
+        crossings = np.maximum(np.minimum(ends, bottom) - np.maximum(begins, top), 0).sum() / (bottom - top)
+        lines = int(np.clip(_CROSSINGS / max(1.0, float(crossings)), *_LINES))
+        step = (bottom - top) / lines
+        area = 0.0
+        for _, _, spans in self._flat.spans(top + (np.arange(lines, dtype=np.float64) + 0.5) * step):
+            # One axis for all lines; spans that overlap another polygon's count once.
+            away = spans.row * (2.0 * (right - left))
+            begin, end = np.clip(spans.begin, left, right) + away, np.clip(spans.end, left, right) + away
+            order = np.argsort(begin, kind="stable")
+            begin, end = begin[order], end[order]
+            known = np.concatenate([[-np.inf], np.maximum.accumulate(end)[:-1]])
+            area += float(np.maximum(end - np.maximum(begin, known), 0).sum())
+        return area * step
+
+    def length(self, width: int, height: int) -> float:
+        """How far its edges go on a slide of `width` x `height`: each in widths or heights, whichever is more.
+
+        Beside the slide their heights count as well, because every line of the slide has to cross them.
+        """
+        begins, ends = self._flat.begins, self._flat.ends
+        on_lines = clipped(begins, ends, (-np.inf, 0.0), (np.inf, float(height)))
+        on_slide = clipped(begins, ends, (0.0, 0.0), (float(width), float(height)))
+        down = float((np.abs(on_lines[1][:, 1] - on_lines[0][:, 1]) / height).sum())
+        longer = np.abs(on_slide[1] - on_slide[0]) / (width, height)
+        return down + float(np.maximum(longer[:, 0] - longer[:, 1], 0).sum())
 
     @cached_property
     def _edges(self) -> tuple[_Edges, ...]:
         return tuple(_Edges.of(rings) for rings in self.polygons)
 
-    def _spans(self, lines: Floats) -> Iterator[tuple[NDArray[np.int64], Floats, Floats]]:
-        for edges in self._edges:
-            yield edges.spans(lines)
+    @cached_property
+    def _flat(self) -> Edges:
+        polygon = np.repeat(np.arange(len(self._edges)), [len(edges.begins) for edges in self._edges])
+        begins, ends = (
+            np.concatenate([edges.begins for edges in self._edges]),
+            np.concatenate([edges.ends for edges in self._edges]),
+        )
+        return Edges(begins, ends, polygon)
 
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """The edges of one polygon, float64 `[n, 2]`, each from its upper end to its lower, without the level ones.
+    """The edges of one polygon, float64 `[n, 2]`, each from its upper end to its lower.
 
     Two polygons that share an edge, in whatever direction, say the same of every point.
     """
@@ -156,12 +182,6 @@ class _Edges:
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         return cls(begins, ends, (float(left), float(top), float(right), float(bottom)))
 
-    def at(self, y: Floats, edges: NDArray[np.int64]) -> Floats:
-        """Where the edges are at these heights."""
-        begin, end = self.begins[edges], self.ends[edges]
-        result: Floats = begin[:, 0] + (y - begin[:, 1]) * (end[:, 0] - begin[:, 0]) / (end[:, 1] - begin[:, 1])
-        return result
-
     def hold(self, x: Floats, y: Floats) -> Bits:
         inside = np.zeros(len(x), np.bool_)
         near = np.nonzero((self.begins[:, 1] <= y.max()) & (self.ends[:, 1] > y.min()))[0]
@@ -169,19 +189,9 @@ class _Edges:
         for start in range(0, len(near), many):
             some = near[start : start + many]
             point, edge = np.nonzero((self.begins[some, 1] <= y[:, None]) & (self.ends[some, 1] > y[:, None]))
-            left = self.at(y[point], some[edge]) <= x[point]
+            left = x_at(y[point], self.begins[some[edge]], self.ends[some[edge]]) <= x[point]
             inside ^= np.bincount(point[left], minlength=len(x)) % 2 == 1
         return inside
-
-    def spans(self, lines: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
-        """Which part of each line lies inside: the line, where it begins and where it ends, `[n]` each."""
-        first, last = np.searchsorted(lines, self.begins[:, 1]), np.searchsorted(lines, self.ends[:, 1])
-        many = last - first
-        edge = np.repeat(np.arange(len(many)), many)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(many) - many, many) + np.repeat(first, many)
-        x = self.at(lines[row], edge)
-        order = np.lexsort((x, row))
-        return row[order][0::2], x[order][0::2], x[order][1::2]
 
 
 def read_outline(document: object, width: int, height: int) -> TissueOutline:
@@ -203,6 +213,12 @@ def read_outline(document: object, width: int, height: int) -> TissueOutline:
             f"tissue: {len(outline.document)} bytes are more than {MAX_BYTES}. Simplify the polygons, or round their "
             "coordinates to whole pixels."
         )
+    length = outline.length(width, height)
+    if length > MAX_LENGTH:
+        raise InvalidTissue(
+            f"tissue: its edges go {length:.0f} times across the slide, more than {MAX_LENGTH} times. Simplify the "
+            "polygons."
+        )
     if outline.area_px((0, 0, width, height)) <= 0:
         raise InvalidTissue(
             f"tissue: nothing of it lies on the slide, which has {width} x {height} pixels. Coordinates are level-0 "
@@ -217,8 +233,10 @@ def load_outline(document: bytes) -> TissueOutline:
     return TissueOutline(tuple(tuple(np.array(ring, np.float64) for ring in rings) for rings in coordinates))
 
 
-def _polygons(document: object, where: str) -> Iterator[tuple[Any, str]]:
+def _polygons(document: object, where: str, depth: int = 0) -> Iterator[tuple[Any, str]]:
     """Yield the coordinates of every polygon in a document, and how to name it."""
+    if depth > MAX_DEPTH:
+        raise InvalidTissue(f"tissue: features in features, more than {MAX_DEPTH} deep. Give one FeatureCollection.")
     if not isinstance(document, Mapping):
         raise InvalidTissue(f"{where}: it must be a GeoJSON object, such as a Polygon or a FeatureCollection.")
     match document.get("type"):
@@ -227,9 +245,9 @@ def _polygons(document: object, where: str) -> Iterator[tuple[Any, str]]:
             if not isinstance(features, Sequence) or isinstance(features, str):
                 raise InvalidTissue(f"{where}.features: a FeatureCollection has a list of features.")
             for at, feature in enumerate(features):
-                yield from _polygons(feature, f"{where}.features[{at}]")
+                yield from _polygons(feature, f"{where}.features[{at}]", depth + 1)
         case "Feature":
-            yield from _polygons(document.get("geometry"), f"{where}.geometry")
+            yield from _polygons(document.get("geometry"), f"{where}.geometry", depth + 1)
         case "Polygon":
             yield document.get("coordinates"), f"{where}.coordinates"
         case "MultiPolygon":
@@ -263,8 +281,9 @@ def _ring(coordinates: object, where: str) -> Floats:
         pair = _list(point, f"{where}[{at}]", "two numbers")[:2]
         if len(pair) < 2 or any(isinstance(n, bool) or not isinstance(n, int | float) for n in pair):
             raise InvalidTissue(f"{where}[{at}]: a point is [x, y], two numbers.")
-        if not all(math.isfinite(number) and abs(number) <= _FURTHEST for number in pair):
-            raise InvalidTissue(f"{where}[{at}]: {list(pair)} is on no slide. Give finite level-0 pixels.")
+        # So asked, it is also false for what is no number, and true integers of any size can be compared.
+        if not all(abs(number) <= _FURTHEST for number in pair):
+            raise InvalidTissue(f"{where}[{at}]: this point is on no slide. Give finite level-0 pixels.")
         flat += map(float, pair)
     ring = np.array(flat, np.float64).reshape(-1, 2)
     if len(ring) < 4 or not np.array_equal(ring[0], ring[-1]):
