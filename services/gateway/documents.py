@@ -12,10 +12,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from microtome.settings import BatchSize, TileOverlap, TileSize
+from microtome.tissue.outline import MAX_DEPTH
 
 MIN_CORE = 64
 MAX_JOBS = 1000
 MAX_PIXELS = 2**31 - 1
+# Polygons, rings, points, numbers.
+_DEEPEST = 4
+_LARGEST = 2**53
 
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -53,6 +57,38 @@ class NormalisationIn(_Strict):
         return self
 
 
+def _geometry(given: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """What says where the polygons are, its members always in the same order. What is too deep is refused later."""
+    kept: dict[str, Any] = {}
+    if "type" in given:
+        kept["type"] = given["type"] if isinstance(given["type"], str) else None
+    if "coordinates" in given:
+        kept["coordinates"] = _numbers(given["coordinates"])
+    if depth > MAX_DEPTH:
+        return kept
+    if "geometry" in given:
+        inner = given["geometry"]
+        kept["geometry"] = _geometry(inner, depth + 1) if isinstance(inner, dict) else None
+    if "features" in given:
+        features = given["features"]
+        kept["features"] = (
+            [_geometry(feature, depth + 1) if isinstance(feature, dict) else None for feature in features]
+            if isinstance(features, list)
+            else None
+        )
+    return kept
+
+
+def _numbers(given: object, depth: int = 0) -> object:
+    """Numbers in lists, as deep as a MultiPolygon's are; what is none of these becomes None, which is no point."""
+    if isinstance(given, list):
+        if depth >= _DEEPEST:
+            return None
+        return [one if type(one) is float else _numbers(one, depth + 1) for one in given]
+    # Larger integers are on no slide, and not all that writes JSON can write them.
+    return given if isinstance(given, int | float) and abs(given) <= _LARGEST else None
+
+
 class GeoJsonIn(BaseModel):
     """A GeoJSON Polygon, MultiPolygon, Feature or FeatureCollection of these, in level-0 pixels from the upper left.
 
@@ -65,6 +101,12 @@ class GeoJsonIn(BaseModel):
     coordinates: list[Any] | None = Field(default=None, description="Closed rings of [x, y].")
     geometry: dict[str, Any] | None = Field(default=None, description="Of a Feature.")
     features: list[Any] | None = Field(default=None, description="Of a FeatureCollection.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_counts(cls, given: object) -> object:
+        """Properties are of any depth and size; without them, the same polygons are the same request."""
+        return _geometry(given) if isinstance(given, dict) else given
 
 
 class ParametersIn(_Strict):

@@ -151,7 +151,7 @@ _LIMITS: Json = {
     "seat_tenure_seconds": None,
     "slice_seconds": 60.0,
     "max_upload_bytes": 68719476736,
-    "max_body_bytes": 1048576,
+    "max_body_bytes": 4194304,
     "user_quota_bytes": None,
     "upload_expiry_seconds": 86400.0,
     "rate_burst": 10,

@@ -108,4 +108,4 @@ class Quota:
         """Refuse what the disk has no room for. Raises `StorageFull`."""
         free = (await asyncio.to_thread(shutil.disk_usage, self._data_dir)).free
         if size + _KEPT_FREE > free:
-            raise StorageFull("The server's disk has no room for this file; tell its operator.")
+            raise StorageFull("The server's disk has no room for this; tell its operator.")

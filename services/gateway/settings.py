@@ -30,7 +30,7 @@ class GatewaySettings(EngineDefaults):
     seat_tenure: SeatTenure = 0
     slice_seconds: SliceSeconds = 60
     max_upload_bytes: int = Field(default=64 * 1024**3, ge=1)
-    max_body_bytes: int = Field(default=1024**2, ge=1024)
+    max_body_bytes: int = Field(default=4 * 1024**2, ge=1024)
     # What a user's slides and open uploads may take together; 0: no limit but the disk's.
     user_quota_bytes: int = Field(default=0, ge=0)
     # A client that sends or takes nothing for so long is let go.

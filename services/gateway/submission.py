@@ -28,7 +28,7 @@ from microtome.tissue.outline import TissueOutline
 from microtome.tissue.store import save_outline
 from microtome.workflows import Workflows, new_event, stream_of
 from services.gateway.documents import JobIn, JobsIn, WorkflowIn
-from services.gateway.quota import full_disk
+from services.gateway.quota import Quota, full_disk
 from services.gateway.specs import Defaults, branches, job_ids, outlines, specs
 
 _NAMESPACE = uuid.UUID("0d0c2f0b-7b0e-4f5a-9a53-1f1c8a6f5b52")
@@ -51,8 +51,10 @@ class Submissions:
         limits: Limits,
         defaults: Defaults,
         data_dir: Path,
+        quota: Quota,
     ) -> None:
         self._data_dir = data_dir
+        self._quota = quota
         self._log = log
         self._queries = queries
         self._workflows = workflows
@@ -162,7 +164,12 @@ class Submissions:
     async def _keep(
         self, jobs: Sequence[JobIn], slides: Mapping[str, SlideRegistered], drawn: Mapping[str, TissueOutline]
     ) -> None:
-        """Keep what was drawn beside its slides before a job refers to it; events hold its digest only."""
+        """Keep what was drawn beside its slides before a job refers to it; events hold its digest only.
+
+        Raises `SlideGone`, `StorageFull`.
+        """
+        if drawn:
+            await self._quota.check_disk(sum(len(outline.document) for outline in drawn.values()))
         for job in jobs:
             if job.key not in drawn:
                 continue

@@ -1,5 +1,5 @@
 """What was left half done: slides that were moved into place but perhaps never recorded, uploads that came whole but
-are no slide yet, files of what is deleted. The log decides.
+are no slide yet, outlines that are half written, files of what is deleted. The log decides.
 
 Promises: what an outage or a kill left between the rename and the append is either confirmed or removed, within
 minutes after the log answers again; the rest is finished just so. Refuses: to touch a folder that was ever confirmed;
@@ -50,6 +50,9 @@ class Sweeper:
             else:
                 await asyncio.to_thread(self._uploads.remove, slide_id)
                 logger.warning("slide %s was never recorded; its file is removed", slide_id)
+        dropped = await asyncio.to_thread(self._uploads.drop_leftovers)
+        if dropped:
+            logger.warning("%d drawn outlines were never kept whole; they are removed", dropped)
 
     async def _run(self) -> None:
         while True:

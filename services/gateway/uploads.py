@@ -27,6 +27,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from microtome.errors import InvalidRequest, TooLarge
+from microtome.tissue.store import OUTLINES, UNFINISHED
 from services.gateway.quota import full_disk
 
 _BLOCK = 1 << 20
@@ -153,6 +154,16 @@ class UploadStore:
         with contextlib.suppress(FileNotFoundError):
             (self._slides / slide_id).rename(going)
         shutil.rmtree(going, ignore_errors=True)
+
+    def drop_leftovers(self) -> int:
+        """Remove outlines that killed processes left half written beside slides; return how many. Blocks."""
+        dropped = 0
+        for leftover in self._slides.glob(f"*/{OUTLINES}/{UNFINISHED}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - leftover.stat().st_mtime > UNRECORDED_AFTER_S:
+                    leftover.unlink()
+                    dropped += 1
+        return dropped
 
     def clear(self, slide_id: str) -> None:
         """Remove what earlier tries to register this slide left, none of which was recorded. Blocks."""

@@ -101,6 +101,7 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
         registrar = Registrar(log)
         stack.push_async_callback(registrar.finish)
         uploading = Uploads(database)
+        quota = Quota(uploading, settings.microtome_data_dir, settings.user_quota_bytes, settings.max_open_uploads)
         resumable = ResumableStore(settings.microtome_data_dir)
         await asyncio.to_thread(resumable.open)
         completion = Completion(resumable, uploads, uploading, registrar, log)
@@ -139,10 +140,10 @@ async def open_gateway(settings: GatewaySettings, metrics: GatewayMetrics) -> As
             queries=queries,
             workflows=deciding,
             showing=showing,
-            submissions=Submissions(log, queries, deciding, limits, defaults, settings.microtome_data_dir),
+            submissions=Submissions(log, queries, deciding, limits, defaults, settings.microtome_data_dir, quota),
             registrar=registrar,
             uploads=uploads,
-            quota=Quota(uploading, settings.microtome_data_dir, settings.user_quota_bytes, settings.max_open_uploads),
+            quota=quota,
             uploading=uploading,
             resumable=resumable,
             completion=completion,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,14 +56,38 @@ def region(text: str) -> dict[str, int]:
 
 
 def read_geojson(path: Path) -> dict[str, Any]:
-    """Read a file of polygons, as QuPath exports them. Raises `InvalidRequest`."""
+    """Read a file of polygons, as QuPath exports them; what is no place is left out. Raises `InvalidRequest`."""
     try:
         drawn = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{path} cannot be read as GeoJSON: {error}") from None
     if isinstance(drawn, list):
         # QuPath writes features without a collection around them, if it is asked to.
-        return {"type": "FeatureCollection", "features": drawn}
+        return _places({"type": "FeatureCollection", "features": drawn})
     if not isinstance(drawn, dict):
         raise InvalidRequest(f"{path} holds no GeoJSON object.")
-    return drawn
+    return _places(drawn)
+
+
+def _places(drawn: dict[str, Any]) -> dict[str, Any]:
+    """Return the polygons without properties, to a hundredth of a pixel: finer than hands, and shorter."""
+    kept = {name: drawn[name] for name in ("type",) if name in drawn}
+    if "coordinates" in drawn:
+        kept["coordinates"] = _rounded(drawn["coordinates"])
+    if "geometry" in drawn:
+        inner = drawn["geometry"]
+        kept["geometry"] = _places(inner) if isinstance(inner, dict) else inner
+    if "features" in drawn:
+        features = drawn["features"]
+        kept["features"] = (
+            [_places(one) if isinstance(one, dict) else one for one in features]
+            if isinstance(features, list)
+            else features
+        )
+    return kept
+
+
+def _rounded(coordinates: object) -> object:
+    if isinstance(coordinates, list):
+        return [_rounded(one) for one in coordinates]
+    return round(coordinates, 2) if isinstance(coordinates, float) and math.isfinite(coordinates) else coordinates

@@ -25,6 +25,9 @@ from microtome.errors import NotFound, UnreadableSlide
 from microtome.tissue.mask import TissueMask, TissueParameters
 from microtome.tissue.outline import TissueOutline, load_outline
 
+# Beside a slide, where no file of its own begins with a dot: drawn outlines, and how those begin that are half written.
+OUTLINES = ".tissue"
+UNFINISHED = "new-"
 _VERSION = 2
 # What reading a damaged file raises, depending on which of its bytes are wrong.
 _DAMAGE = (
@@ -87,7 +90,7 @@ def save_outline(outline: TissueOutline, slide: Path) -> None:
     if path.is_file() and path.read_bytes() == outline.document:
         return
     path.parent.mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="new-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(outline.document)
@@ -117,8 +120,7 @@ def outline_of(slide: Path, sha256: str) -> TissueOutline:
 
 
 def _outline_path(slide: Path, sha256: str) -> Path:
-    # No slide's own file begins with a dot.
-    return slide.parent / ".tissue" / f"{sha256}.geojson"
+    return slide.parent / OUTLINES / f"{sha256}.geojson"
 
 
 def encode_png(mask: TissueMask) -> bytes:

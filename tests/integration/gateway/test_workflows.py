@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from microtome.contracts.messages import JobResult, SeatGranted
 from microtome.domain.commands import ReportSuccess, Start
 from microtome.eventlog.log import Append, NewEvent
+from services.gateway import quota
 from tests.integration.gateway.conftest import SLIDES, Running, picture, registered
 
 Json = dict[str, Any]
@@ -180,11 +182,18 @@ async def test_drawn_tissue_is_kept_once_beside_its_slide_and_known_by_its_diges
         ({"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [5, 1]]]}, "invalid-tissue", "not closed"),
         ({"type": "Polygon", "coordinates": [[[1, 1], [5, None], [5, 1], [1, 1]]]}, "invalid-tissue", "two numbers"),
         ({"type": "FeatureCollection", "features": []}, "invalid-tissue", "no polygon"),
+        ({"type": "Polygon", "coordinates": [[[1, 1], [5, 10**400], [5, 1], [1, 1]]]}, "invalid-tissue", "two numbers"),
+        ({"type": "Polygon", "coordinates": [[[1, 1], [5, 1e200], [5, 1], [1, 1]]]}, "invalid-tissue", "no slide"),
+        ({"type": "Polygon", "coordinates": nested(300)}, "invalid-tissue", "two numbers"),
+        ({"type": "FeatureCollection", "features": nested(300)}, "invalid-tissue", "GeoJSON object"),
+        (collections(300), "invalid-tissue", "deep"),
         ({"type": "Point", "coordinates": [1, 2]}, "invalid-request", "parameters.tissue"),
         ([1, 2], "invalid-request", "parameters.tissue"),
     ]
     for tissue, code, says in refused:
-        response = await gateway.submit(job(slide, "a", parameters={"tissue": tissue}))
+        response = await gateway.submit(
+            job(slide, "a", parameters={"tissue": tissue}), headers={"Idempotency-Key": "refused"}
+        )
         problem = await gateway.assert_problem(response, 422, code)
         assert says in str(problem), problem
         assert code != "invalid-tissue" or "'a'" in problem["detail"]
@@ -219,8 +228,72 @@ async def test_drawn_tissue_is_kept_once_beside_its_slide_and_known_by_its_diges
     assert len(answer.content) < 20_000
 
 
+def nested(depth: int) -> Any:
+    inner: Any = [1, 1]
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+def collections(depth: int) -> Json:
+    inner = square(1, 1, 5)
+    for _ in range(depth):
+        inner = {"type": "FeatureCollection", "features": [inner]}
+    return inner
+
+
+async def test_the_same_polygons_are_the_same_request_however_they_are_written(gateway: Running) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    (gateway.data_dir / "slides" / slide).mkdir(parents=True)
+    geometry = square(10, 20, 300)
+    turned = dict(reversed(geometry.items()))
+    key = {"Idempotency-Key": "again"}
+    ids = []
+    for tissue in (
+        {"type": "Feature", "geometry": geometry, "properties": {"deep": nested(300), "large": 10**400}},
+        {"properties": None, "geometry": turned, "type": "Feature", "id": "7"},
+    ):
+        answer = await gateway.submit(job(slide, "a", parameters={"tissue": tissue}), headers=key)
+        assert answer.status_code == 202, answer.text
+        ids.append(answer.json()["id"])
+    assert ids[0] == ids[1]
+    # What says something else is another request: one point, or polygons as two features of what was one.
+    other = square(10, 20, 301)
+    await gateway.assert_problem(
+        await gateway.submit(job(slide, "a", parameters={"tissue": other}), headers=key), 409, "conflict"
+    )
+
+
+async def test_a_drawing_of_the_largest_size_can_be_given_to_two_jobs(gateway: Running) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    (gateway.data_dir / "slides" / slide).mkdir(parents=True)
+    ring = [[round(500 + 400 * math.cos(a / 6300), 2), round(500 + 400 * math.sin(a / 6300), 2)] for a in range(39_000)]
+    large = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    jobs = [job(slide, key, parameters={"tissue": large}) for key in ("a", "b")]
+    # As the command line writes it, with spaces.
+    content = json.dumps({"name": "two", "jobs": jobs})
+    assert len(content) > 1 << 20
+    answer = await gateway.post("/workflows", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 202, answer.text
+
+
+async def test_a_full_disk_keeps_no_drawing(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    folder = gateway.data_dir / "slides" / slide
+    folder.mkdir(parents=True)
+    before = await gateway.stored_events()
+    with monkeypatch.context() as patch:
+        # As much as no disk has.
+        patch.setattr(quota, "_KEPT_FREE", 1 << 62)
+        refused = await gateway.submit(job(slide, "a", parameters={"tissue": square(1, 1, 50)}))
+        await gateway.assert_problem(refused, 507, "storage-full")
+        assert (await gateway.submit(job(slide, "a"))).status_code == 202
+    assert not list(folder.rglob("*"))
+    assert await gateway.stored_events() > before
+
+
 async def test_huge_bodies_are_refused_before_they_are_parsed(gateway: Running) -> None:
-    huge = orjson.dumps({"name": "x" * (2 << 20), "jobs": []})
+    huge = orjson.dumps({"name": "x" * (5 << 20), "jobs": []})
     response = await gateway.post("/workflows", content=huge, headers={"Content-Type": "application/json"})
     await gateway.assert_problem(response, 413, "too-large")
 
