@@ -37,16 +37,23 @@ describe("a mask as rings", () => {
 
   test("in level-0 pixels it reaches the edges of the slide", () => {
     const all = new Uint8Array(6).fill(1);
-    expect(polygonOf(all, 3, 2, { width: 1000, height: 667 })?.coordinates).toEqual([
+    expect(polygonOf(all, 3, 2, { width: 1000, height: 667 }, 1000 / 3)?.coordinates).toEqual([
       [[0, 0], [1000, 0], [1000, 667], [0, 667], [0, 0]],
     ]);
-    expect(polygonOf(new Uint8Array(6), 3, 2, { width: 10, height: 10 })).toBeNull();
+    expect(polygonOf(new Uint8Array(6), 3, 2, { width: 10, height: 10 }, 5)).toBeNull();
+  });
+
+  test("its pixels are square, also where the last row is not whole", () => {
+    const last = Uint8Array.from([0, 0, 0, 0, 0, 1]);
+    expect(polygonOf(last, 2, 3, { width: 66, height: 90 }, 33)?.coordinates).toEqual([
+      [[33, 66], [66, 66], [66, 90], [33, 90], [33, 66]],
+    ]);
   });
 
   test("one with too many points becomes coarser", () => {
     const [width, height] = [400, 300];
     const checkered = Uint8Array.from({ length: width * height }, (_, at) => ((at % width) + Math.floor(at / width)) % 2);
-    const points = polygonOf(checkered, width, height, { width: 4000, height: 3000 })?.coordinates.flat().length ?? 0;
+    const points = polygonOf(checkered, width, height, { width: 4000, height: 3000 }, 10)?.coordinates.flat().length ?? 0;
     expect(points).toBeGreaterThan(0);
     expect(points).toBeLessThan(30_000);
     expect([...halved(Uint8Array.from([1, 1, 0, 1, 0, 0]), 3, 2).inside]).toEqual([1, 0]);

@@ -4741,7 +4741,7 @@ export interface operations {
                      *         "halo_min": 96,
                      *         "max_active_users": 3,
                      *         "max_attempts": 5,
-                     *         "max_body_bytes": 1048576,
+                     *         "max_body_bytes": 4194304,
                      *         "max_in_flight": 128,
                      *         "max_jobs_per_request": 1000,
                      *         "max_live_clients": 2000,

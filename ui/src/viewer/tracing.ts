@@ -81,15 +81,25 @@ export type Polygon = {
   coordinates: Ring[];
 };
 
-/** A painted mask in level-0 pixels; coarser where it has more points than the server takes. Null if it is empty. */
-export function polygonOf(inside: Uint8Array, width: number, height: number, slide: Size): Polygon | null {
+/**
+ * A painted mask in level-0 pixels, `downsample` of them to a pixel; coarser where it has more points than the server
+ * takes. The last row and column end where the slide does. Null if it is empty.
+ */
+export function polygonOf(
+  inside: Uint8Array,
+  width: number,
+  height: number,
+  slide: Size,
+  downsample: number,
+): Polygon | null {
   const rings = ringsOf(inside, width, height);
   if (!rings.length) return null;
   if (rings.reduce((sum, ring) => sum + ring.length, 0) > MOST_POINTS) {
     const half = halved(inside, width, height);
-    return polygonOf(half.inside, half.width, half.height, slide);
+    return polygonOf(half.inside, half.width, half.height, slide, 2 * downsample);
   }
-  const place = (value: number, steps: number, edge: number): number => Math.round((100 * value * edge) / steps) / 100;
+  const place = (value: number, steps: number, edge: number): number =>
+    value === steps ? edge : Math.min(edge, Math.round(100 * value * downsample) / 100);
   return {
     type: "Polygon",
     coordinates: rings.map((ring) => ring.map(([x, y]) => [place(x, width, slide.width), place(y, height, slide.height)])),
