@@ -33,7 +33,7 @@ from microtome.standalone.labels import LabelImage
 from microtome.standalone.source import Source, open_source
 from microtome.tilestore import ResultGone, ResultStore
 from microtome.tissue.fitting import fitting_grid
-from microtome.tissue.mask import TissueMask, find_tissue
+from microtome.tissue.mask import ALGORITHM, TissueMask, find_tissue
 from microtome.tissue.outline import TissueOutline, read_outline
 from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
@@ -114,7 +114,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
 def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: ResultStore, opened: float) -> _Plan:
     began = time.perf_counter()
     reader = SlideReader(source.path, source.mpp, model.mpp)
-    key = f"{source.sha256[:16]}-{source.mpp:g}"
+    key = f"{source.sha256[:16]}-{source.mpp:g}-{ALGORITHM}"
     try:
         mask = store.mask(key)
     except ResultGone:
