@@ -125,7 +125,9 @@ class Archive:
             "density.tif": "The same as numbers.",
             "combined.jpg": "The slide, its cells and their density side by side.",
             SUMMARY: "What was found, how, and what must be known about it.",
-            "tissue_mask.png": "Where tissue is.",
+            "tissue_mask.png": "Where tissue is: white, one pixel for each of the mask.",
+            "tissue.geojson": "The same as polygons in level-0 pixels, with their areas; opens in QuPath.",
+            "tissue_drawn.geojson": "What somebody drew as tissue, as it was drawn; cells count by their seed.",
             "thumbnail.jpg": "The slide in small.",
             "overlay.jpg": "Preview: tissue and cells drawn over the slide.",
         }

@@ -11,6 +11,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from microtome.artifacts.formats import EVERY_JOBS
 from microtome.artifacts.store import ArtifactStore
 from microtome.attempts import Attempt, Attempts, tell_progress
 from microtome.bus.queue import Delivery
@@ -31,11 +32,17 @@ from services.merger.turns import Turns
 class MergeHandler:
     """Handles messages of `work.merge`."""
 
-    def __init__(self, process: Process, data_dir: Path, jobs_of_a_user: int) -> None:
-        """`jobs_of_a_user`: how many of one user's jobs are merged at once; the others wait, and hold their leases."""
+    def __init__(
+        self, process: Process, data_dir: Path, jobs_of_a_user: int, formats: tuple[str, ...] = EVERY_JOBS
+    ) -> None:
+        """`jobs_of_a_user`: how many of one user's jobs are merged at once; the others wait, and hold their leases.
+
+        `formats`: in which files the cells are.
+        """
         self._process = process
         self._turns = Turns(jobs_of_a_user)
         self._data_dir = data_dir
+        self._formats = formats
         self._attempts = Attempts(process)
         self._results = ResultStore(data_dir / "results")
         self._artifacts = ArtifactStore(data_dir / "artifacts")
@@ -76,6 +83,7 @@ class MergeHandler:
             results=self._results,
             region=Region.like(parameters.region),
             outline=None if drawn is None else await asyncio.to_thread(outline_of, slide_path, drawn.sha256),
+            formats=self._formats,
         )
         result = await self._make(attempt, order)
         crash_point(CrashPoint.MERGER_AFTER_RENAME_BEFORE_APPEND)

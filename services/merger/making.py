@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microtome.artifacts import making
+from microtome.artifacts.formats import EVERY_JOBS
 from microtome.artifacts.making import Progress, Segmentation, SourceSlide, along_curve
 from microtome.artifacts.summary import Summary
 from microtome.contracts.messages import JobResult, JobType, MergeWork, SlideRegistered, StageSeconds, Staining
@@ -38,6 +39,8 @@ class Order:
     region: Region | None
     # What the user drew as tissue.
     outline: TissueOutline | None = None
+    # Of the cells' files.
+    formats: tuple[str, ...] = EVERY_JOBS
 
 
 def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
@@ -54,6 +57,7 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
         mask=mask if order.outline is None else order.outline.drawn(mask),
         region=order.region,
         outline=order.outline,
+        formats=order.formats,
         stage_seconds={stage.stage: stage.seconds for stage in work.stage_seconds},
         notes=work.notes,
     )

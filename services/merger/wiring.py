@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from microtome.artifacts import making
+from microtome.artifacts.formats import formats_named
 from microtome.artifacts.store import ArtifactStore
 from microtome.bus.queue import Delivery
 from microtome.bus.topology import MERGE
@@ -28,7 +29,8 @@ async def serve(stop: asyncio.Event) -> None:
         await asyncio.to_thread(making.warm_up)
         metrics = WorkerMetrics(process.registry)
         await clear_artifacts(process.queries, ArtifactStore(settings.microtome_data_dir / "artifacts"))
-        handler = MergeHandler(process, settings.microtome_data_dir, settings.merger_jobs)
+        formats = formats_named(settings.formats)
+        handler = MergeHandler(process, settings.microtome_data_dir, settings.merger_jobs, formats)
 
         async def handle(delivery: Delivery) -> None:
             with metrics.active_jobs.track_inprogress():

@@ -25,6 +25,7 @@ import psutil
 
 from microtome.artifacts import making
 from microtome.artifacts.files import CellFiles
+from microtome.artifacts.formats import CELL_FORMATS
 from microtome.artifacts.making import Order, Segmentation, SourceSlide, along_curve, write_segmentation
 from microtome.artifacts.store import ArtifactStore
 from microtome.segmentation.cells import TileCells, write_cells
@@ -129,7 +130,9 @@ def merge(home: Path, side: int) -> dict[str, object]:
     cpu, began = time.process_time(), time.perf_counter()
     tiles = (results.read(KEY, tile.row, tile.column) for tile in wanted)
     with artifacts.draft("job", 1) as draft:
-        summary = write_segmentation(tiles, Order(slide=slide, mask=mask), how, draft, lambda _tiles, _cells: None)
+        summary = write_segmentation(
+            tiles, Order(slide=slide, mask=mask, formats=CELL_FORMATS), how, draft, lambda _tiles, _cells: None
+        )
         written = time.perf_counter()
         files = artifacts.publish(draft, "job", 1)
     done = time.perf_counter()

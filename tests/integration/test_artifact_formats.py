@@ -19,6 +19,8 @@ import shapely
 import tifffile
 from PIL import Image
 
+from microtome.artifacts.exports import export
+from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
 from microtome.artifacts.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS
 from microtome.artifacts.store import ArtifactStore
 from microtome.contracts.messages import JobType, MergeWork, MppSource, Normalisation, SlideRegistered, StageSeconds
@@ -101,7 +103,15 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Segmented:
         engine=engine.name,
     )
     slide = SlideRegistered(slide_id="slide", user_id="alice", sha256="0" * 64, width=2600, height=900, mpp=None)
-    order = Order(work=work, job_type=JobType.SEGMENT_CELLS, slide=slide, slide_path=path, results=results, region=None)
+    order = Order(
+        work=work,
+        job_type=JobType.SEGMENT_CELLS,
+        slide=slide,
+        slide_path=path,
+        results=results,
+        region=None,
+        formats=CELL_FORMATS,
+    )
     return Segmented(order, frozenset(seeds))
 
 
@@ -131,6 +141,15 @@ def test_every_cell_is_in_every_file_once(segmented: Segmented, folder: Path) ->
     counts = [tiles for tiles, _ in told]
     assert counts[: result.tiles_processed] == list(range(1, result.tiles_processed + 1))
     assert set(told[result.tiles_processed :]) <= {(result.tiles_processed, result.cells)}
+
+
+def test_what_is_not_chosen_is_exported_later_to_the_byte(segmented: Segmented, folder: Path) -> None:
+    every, usual = folder / "every", folder / "usual"
+    for target, formats in ((every, CELL_FORMATS), (usual, EVERY_JOBS)):
+        target.mkdir()
+        make_artifacts(replace(segmented.order, formats=formats), target, lambda _tiles, _cells: None)
+    assert {path.name for path in usual.iterdir()} == FILES | CELL_FILES - {"cells.fgb"}
+    assert export(usual, "fgb").read_bytes() == (every / "cells.fgb").read_bytes()
 
 
 def test_outlines_lie_on_the_nuclei_of_the_slide(segmented: Segmented, folder: Path) -> None:

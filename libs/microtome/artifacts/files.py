@@ -9,7 +9,7 @@ Refuses: to hold more than two tiles' cells.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from microtome.artifacts.flatgeobuf import CellsFlatGeobuf
+from microtome.artifacts.formats import EVERY_JOBS
 from microtome.artifacts.geojson import CellsGeoJson
 from microtome.artifacts.geoparquet import CellsParquet
 from microtome.artifacts.outlines import Outlines
@@ -30,7 +31,8 @@ _File: TypeAlias = CellsParquet | CellsGeoJson | CellsCsv | CellsFlatGeobuf
 
 
 class CellFiles:
-    """cells.parquet, cells.geojson, cells.csv and cells.fgb in one folder; a context manager, whole when it closes.
+    """Some of cells.parquet, cells.geojson, cells.csv and cells.fgb in one folder; a context manager, whole when it
+    closes.
 
     `seconds`: wall seconds that each file took.
     """
@@ -42,12 +44,14 @@ class CellFiles:
         stain: Stain,
         properties: dict[str, Any],
         go_on: Callable[[], None] = lambda: None,
+        formats: Collection[str] = EVERY_JOBS,
     ) -> None:
         """`mpp`: µm per level-0 pixel; `properties`: said in the metadata of the Parquet file; `go_on()` is called now
-        and then while the files close, and what it raises ends that.
+        and then while the files close, and what it raises ends that. `formats`: of `CELL_FORMATS`.
         """
         self._go_on = go_on
         self._folder, self._mpp, self._stain, self._properties = folder, mpp, stain, properties
+        self._formats = formats
         self._open = ExitStack()
         self._files: dict[str, _File] = {}
         self._writing: list[Future[None]] = []
@@ -56,12 +60,18 @@ class CellFiles:
     def __enter__(self) -> CellFiles:
         folder, stain = self._folder, self._stain
         with ExitStack() as opening:
-            self._files = {
-                "cells.parquet": opening.enter_context(CellsParquet(folder / "cells.parquet", self._properties, stain)),
-                "cells.geojson": opening.enter_context(CellsGeoJson(folder / "cells.geojson", stain)),
-                "cells.csv": opening.enter_context(CellsCsv(folder / "cells.csv", self._mpp, stain)),
-                "cells.fgb": opening.enter_context(CellsFlatGeobuf(folder / "cells.fgb", stain, self._go_on)),
+            opened: dict[str, Callable[[Path], _File]] = {
+                "parquet": lambda path: CellsParquet(path, self._properties, stain),
+                "geojson": lambda path: CellsGeoJson(path, stain),
+                "csv": lambda path: CellsCsv(path, self._mpp, stain),
+                "fgb": lambda path: CellsFlatGeobuf(path, stain, self._go_on),
             }
+            for name, open_file in opened.items():
+                if name in self._formats:
+                    file = open_file(folder / f"cells.{name}")
+                    # Each gives itself.
+                    opening.enter_context(file)
+                    self._files[f"cells.{name}"] = file
             # Closes after the last of them has written, and before the files close.
             self._writers = opening.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="cells"))
             self._open = opening.pop_all()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from microtome.artifacts.density import CellCounts, Density
 from microtome.artifacts.files import CellFiles
+from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
 from microtome.artifacts.hilbert import hilbert_index
 from microtome.artifacts.outlines import outlines
 from microtome.artifacts.preview import Preview, reduced, save_jpeg, side_by_side
@@ -68,6 +69,7 @@ class Order:
     """What every job's files are made of. `mask`: of the whole slide; `region`: the part that was asked for.
 
     `outline`: what somebody drew as tissue, if anybody did; `mask` is then that drawing.
+    `formats`: of the cells' files.
     """
 
     slide: SourceSlide
@@ -76,6 +78,7 @@ class Order:
     outline: TissueOutline | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    formats: tuple[str, ...] = EVERY_JOBS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +244,7 @@ def warm_up() -> None:
         path = Path(name) / "tile.arrow"
         write_cells(cell, path)
         SeamScore(grid).add(read_cells(path))
-        with CellFiles(Path(name), 0.5, HE, {}) as files:
+        with CellFiles(Path(name), 0.5, HE, {}, formats=CELL_FORMATS) as files:
             files.append(outlines(read_cells(path), 1.0, "0" * 64, 0.5))
 
 
@@ -262,7 +265,7 @@ def _write_cells(
     def go_on() -> None:
         progress(tiles, cells)
 
-    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on) as files:
+    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats) as files:
         for result in results:
             # Seams are those of the tiles: a region's edge is none.
             seams.add(result)

@@ -12,16 +12,18 @@ from pathlib import Path
 from microtome.commandline.declaring import Commands, declare
 
 # Named here too, so that the help needs none of the libraries.
-FORMATS = ("masks", "ome-zarr", "anndata", "spatialdata")
+FORMATS = ("fgb", "masks", "ome-zarr", "anndata", "spatialdata")
 _EXAMPLES = """\
 examples:
+  microtome export results --format fgb
+      FlatGeobuf, of which a viewer fetches a window alone
   microtome export results --format masks
       label images of the tiles in one ZIP, with a manifest of where they lie
   microtome export results --format ome-zarr --out cells.ome.zarr
       one label image of the whole slide with its pyramid, for napari
   microtome export results --format anndata --format spatialdata
       tables for scanpy, and everything for squidpy and napari-spatialdata
-All but masks need the extra: pip install 'microtome[spatial]'
+All but fgb and masks need the extra: pip install 'microtome[spatial]'
 """
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microtome.artifacts.formats import CELL_FORMATS, DEFAULT_FORMATS, formats_named
 from microtome.commandline.declaring import Commands, declare, positive, region
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def add(commands: Commands) -> None:
     )
     segment.add_argument("--tile-size", type=int, help="largest edge of a tile, model pixels (default: what fits best)")
     segment.add_argument("--stain", choices=("he", "hdab"), default="he", help="whose dyes are measured (default: he)")
+    segment.add_argument(
+        "--formats",
+        default=DEFAULT_FORMATS,
+        metavar="LIST",
+        help=f"files of the cells, of {','.join(CELL_FORMATS)} (default: {DEFAULT_FORMATS})",
+    )
     segment.add_argument("--threads", type=int, default=0, help="cores to use (default: all)")
     segment.set_defaults(run_here=run)
 
@@ -79,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         tile_size=options.tile_size,
         stain=stain_named(options.stain),
         threads=options.threads,
+        formats=formats_named(options.formats),
     )
     with progress_bars(Console(stderr=True, highlight=False)) as bars:
         task = bars.add_task("Cells", total=None, note="reads the image")

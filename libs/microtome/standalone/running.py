@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from microtome.artifacts.formats import EVERY_JOBS
 from microtome.artifacts.making import Order, Segmentation, SourceSlide, along_curve, write_segmentation
 from microtome.artifacts.summary import Summary
 from microtome.errors import Conflict
@@ -53,7 +54,7 @@ OpenEngine = Callable[[Model], Engine]
 class Wishes:
     """What is to be done. `mpp` None: what the file says; `tile_size` None: what fits the tissue; `threads` 0: all.
 
-    `tissue`: GeoJSON in level-0 pixels that is taken instead of what is found.
+    `tissue`: GeoJSON in level-0 pixels that is taken instead of what is found. `formats`: of the cells' files.
     """
 
     image: Path
@@ -65,6 +66,7 @@ class Wishes:
     tile_size: int | None = None
     stain: Stain = HE
     threads: int = 0
+    formats: tuple[str, ...] = EVERY_JOBS
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -197,6 +199,7 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
         mask=plan.mask,
         region=wishes.region,
         outline=plan.outline,
+        formats=wishes.formats,
         stage_seconds={stage: round(seconds, 4) for stage, seconds in plan.seconds.items()},
         notes=(*plan.source.notes, *plan.reader.notes, *([engine.note] if engine.note else [])),
     )

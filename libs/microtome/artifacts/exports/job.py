@@ -21,7 +21,7 @@ from microtome.artifacts import masks
 from microtome.artifacts.masks import TileOutlines, Tiling
 from microtome.errors import InvalidRequest
 from microtome.segmentation.measuring import Measurement, measurements_of
-from microtome.segmentation.stains import stain_named
+from microtome.segmentation.stains import Stain, stain_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,12 @@ class JobFiles:
     @property
     def measurements(self) -> tuple[Measurement, ...]:
         """What was measured of each cell."""
-        return measurements_of(stain_named(self.summary.get("stain") or "he"))
+        return measurements_of(self.stain)
+
+    @property
+    def stain(self) -> Stain:
+        """Whose dyes were measured."""
+        return stain_named(self.summary.get("stain") or "he")
 
     @property
     def model_mpp(self) -> float | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from microtome.artifacts.exports.archive import write_masks
 from microtome.artifacts.exports.job import JobFiles
+from microtome.artifacts.exports.ranges import write_flatgeobuf
 from microtome.errors import ConfigurationError, Conflict, InvalidRequest
 
 
@@ -47,6 +48,7 @@ def _spatialdata(job: JobFiles, target: Path) -> None:
 
 
 FORMATS = {
+    "fgb": Format("cells.fgb", "FlatGeobuf with a spatial index, for viewers by range requests", (), write_flatgeobuf),
     "masks": Format("masks.zip", "label images of the tiles, with a manifest of where they lie", (), write_masks),
     "ome-zarr": Format("cells.ome.zarr", "one label image with its pyramid (OME-NGFF 0.4)", ("zarr",), _pyramid),
     "anndata": Format("cells.h5ad", "measurements as an AnnData table", ("anndata",), _anndata),
