@@ -24,6 +24,8 @@ from microtome.contracts.messages import (
     SlideRegistered,
     StageSeconds,
     Stain,
+    Staining,
+    TissueOutline,
 )
 from microtome.domain import cluster as clusters
 from microtome.domain.commands import (
@@ -151,7 +153,7 @@ RESULT = JobResult(
     engine="onnx-cpu",
     model="embedded",
     stage_seconds=(StageSeconds(stage="plan", seconds=1.5), StageSeconds(stage="infer", seconds=61.0)),
-    notes=("The pixel size is assumed: 0.25 µm.",),
+    notes=("The pixel size is assumed: 0.25 µm.", "The tissue was drawn by the user."),
     artifacts=(
         Artifact(
             name="cells.parquet",
@@ -160,6 +162,8 @@ RESULT = JobResult(
             sha256="ef" * 32,
         ),
         Artifact(name="overlay.jpg", media_type="image/jpeg", size_bytes=81_234, sha256="0f" * 32),
+        Artifact(name="cells.fgb", media_type="application/flatgeobuf", size_bytes=0, sha256="1e" * 32),
+        Artifact(name="tissue_drawn.geojson", media_type="application/geo+json", size_bytes=612, sha256="2d" * 32),
     ),
 )
 
@@ -203,6 +207,12 @@ def job(workflow: str, key: str, branch: str, depends_on: tuple[str, ...] = (), 
     )
 
 
+def drawn(polygons: int) -> JobParameters:
+    """Return what is chosen for a job whose tissue somebody drew."""
+    tissue = TissueOutline(sha256=f"{polygons:02d}" * 32, polygons=polygons, vertices=39_999)
+    return JobParameters(mpp=0.499, staining=Staining.HDAB, tissue=tissue)
+
+
 async def play(log: EventLog) -> None:
     """Ada's large workflow, Bob's small one, Cyd who waits."""
     stage = Stage(log)
@@ -213,14 +223,15 @@ async def play(log: EventLog) -> None:
         mpp=0.5,
         region=Region(x=100, y=200, width=3_000, height=4_000),
         normalisation=Normalisation(low=(1.0, 2.0, 3.0), high=(200.0, 210.0, 220.0)),
+        staining=Staining.HE,
     )
     jobs = (
-        job("large", "mask", "main"),
+        replace(job("large", "mask", "main"), parameters=drawn(1)),
         job("large", "cells", "main", ("mask",)),
-        job("large", "maybe-1", "optional"),
+        replace(job("large", "maybe-1", "optional"), parameters=drawn(2)),
         job("large", "maybe-2", "optional"),
         job("large", "after-maybe", "loose", ("maybe-2",)),
-        job("large", "free", "loose"),
+        replace(job("large", "free", "loose"), parameters=drawn(2)),
         replace(everything, parameters=region),
         job("large", "never", "main", draft=True),
     )

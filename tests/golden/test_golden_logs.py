@@ -33,6 +33,7 @@ LOGS = sorted(FOLDER.glob("*.jsonl"))
 SHA256 = {
     "0001_first_release": "87e019a34b08d94937e8b36c658580d652baabbacf79b2f626a5e729b25dada1",
     "0002_life_of_a_job": "bd3b6bf9f169bee402d437bb5ac84770bc3d6a6752f1bbe560dd8de11c72cf2a",
+    "0003_drawn_tissue_and_staining": "09ea5b06f0f51c313f6999e4a30d4fb187d18547e5ad255d976dce6a5baec384",
 }
 
 
