@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Gauge
 
 from microtome.bus.bus import Bus
-from microtome.bus.topology import MERGE, PLAN, infer
-from microtome.contracts.messages import JobCancelled, JobFailed, JobPlanned, JobSucceeded
+from microtome.bus.topology import WORK_INFER, WORK_MERGE, WORK_PLAN
+from microtome.contracts.messages import JobCancelled, JobFailed, JobSucceeded
 from microtome.domain.cluster import STREAM_PREFIX, Cluster
 from microtome.domain.scheduling import seat_line
 from microtome.errors import MicrotomeError
@@ -21,6 +21,7 @@ from microtome.telemetry.metrics import AdmissionMetrics, LogMetrics, QueueMetri
 log = logging.getLogger(__name__)
 
 ASK_S = 5.0
+_QUEUES = {"plan": WORK_PLAN, "infer": WORK_INFER, "merge": WORK_MERGE}
 _OUTCOMES = {JobSucceeded: "succeeded", JobFailed: "failed", JobCancelled: "cancelled"}
 
 
@@ -37,14 +38,8 @@ class SchedulerMetrics:
         self._relay = RelayMetrics(registry)
         self._since = datetime.now(UTC)
         self._counted = START
-        self._models: set[str] = set()
         self._leads = True
         self._leading = Gauge("scheduler_leads", "1 if this scheduler decides, 0 if it stands by.", registry=registry)
-
-    def begin(self, cluster: Cluster) -> None:
-        """Take in the cluster of a snapshot, whose events nobody will show."""
-        for workflow in cluster.workflows.values():
-            self._models |= {job.planned.model_digest for job in workflow.jobs.values() if job.planned is not None}
 
     def led(self, leads: bool) -> None:
         """Say whether this process leads; one that does not counts nothing and shows nobody."""
@@ -56,8 +51,6 @@ class SchedulerMetrics:
 
     def observe(self, event: StoredEvent, before: Cluster) -> None:
         """Take in one event and the cluster before it. What is older than this process was counted by another."""
-        if isinstance(event.message, JobPlanned):
-            self._models.add(event.message.model_digest)
         if not self._leads or event.at < self._since or event.cursor <= self._counted:
             return
         self._counted = event.cursor
@@ -94,11 +87,9 @@ class SchedulerMetrics:
             await asyncio.sleep(ASK_S)
 
     async def _depths(self, bus: Bus) -> None:
-        """Ask how deep the queues are; the queues of all models count as one."""
-        depths = {"plan": 0, "infer": 0, "merge": 0}
+        """Ask how deep the queues are; the queues of all models and engines count as one."""
         try:
-            for queue in (PLAN, MERGE, *map(infer, sorted(self._models))):
-                depths[queue.name] += await bus.depth(queue)
+            depths = {name: await bus.stored(stream) for name, stream in _QUEUES.items()}
         except MicrotomeError as error:
             log.warning("the depth of the queues is unknown: %s", error)
         else:

@@ -29,7 +29,6 @@ async def serve(stop: asyncio.Event) -> None:
         snapshots = PostgresSnapshots(process.database, folding.NAME, folding.FORMAT)
         state = State()
         await folding.restore(state, snapshots)
-        metrics.begin(state.cluster)
         relay = Relay(process.log, process.bus, PostgresCheckpoint(process.database, "relay"), metrics.passed_over)
         decider = Decider(process.log, settings.limits, metrics.observe, state, Dispatching(relay.dispatch))
 

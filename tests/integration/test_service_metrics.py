@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from microtome.bus.jetstream import JetStreamBus
 from microtome.bus.memory import MemoryBus
+from microtome.bus.topology import WORK_INFER, infer
 from microtome.contracts.messages import JobStarted, JobSucceeded, SeatGranted
 from microtome.domain.cluster import Cluster
 from microtome.domain.limits import Limits
@@ -92,6 +95,38 @@ async def test_the_lag_of_the_relay_is_exported_and_an_outage_does_not_end_the_a
     assert registry.get_sample_value("log_oldest_writer_seconds") == 0.5
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_tiles_that_no_worker_asks_for_are_in_the_depth_of_the_queue(
+    registry: CollectorRegistry, fresh_nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every engine wished for, also one that nobody runs."""
+    monkeypatch.setattr(observing, "ASK_S", 0.05)
+    bus = await JetStreamBus.connect(fresh_nats_url, name="test depths")
+    before = await bus.stored(WORK_INFER)
+    queues = [infer(uuid.uuid4().hex, engine) for engine in ("auto", "tensorrt-fp16")]
+
+    async def nothing() -> int:
+        return 0
+
+    asking = asyncio.create_task(SchedulerMetrics(registry).ask(bus, Cluster, nothing, nothing))
+    try:
+        async with asyncio.timeout(20):
+            for number, queue in enumerate(queues, 1):
+                await bus.publish(queue.subject, b"tiles", message_id=uuid.uuid4().hex)
+                while registry.get_sample_value("queue_depth", {"queue": "infer"}) != before + number:
+                    await asyncio.sleep(0.02)
+            for queue in queues:
+                pulled = await bus.queue(queue)
+                for delivery in await pulled.fetch(4):
+                    await delivery.ack()
+                await pulled.close()
+            while registry.get_sample_value("queue_depth", {"queue": "infer"}) != before:
+                await asyncio.sleep(0.02)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await bus.close()
 
 
 def test_inference_works_on_a_job_as_long_as_one_of_its_messages_is_in_work(registry: CollectorRegistry) -> None:

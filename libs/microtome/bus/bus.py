@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from microtome.bus.message import Published, Subscription
 from microtome.bus.queue import OnDead, PullQueue
-from microtome.bus.topology import QueueSpec
+from microtome.bus.topology import QueueSpec, StreamSpec
 from microtome.bus.worker import Handler, Worker
 
 Deliver = Literal["new", "all"]
@@ -79,6 +79,11 @@ class Bus(Protocol):
 
     async def depth(self, spec: QueueSpec) -> int:
         """Return how many messages of a queue are not settled yet, waiting or held. Raises: Unavailable."""
+
+    async def stored(self, stream: StreamSpec) -> int:
+        """Return how many messages a stream has; a work queue's are those not settled, of all its queues, also of those
+        that nobody asks for. Raises: Unavailable.
+        """
 
     async def close(self) -> None:
         """End the connection. What queues still hold comes again after their waiting time."""

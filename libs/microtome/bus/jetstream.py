@@ -29,7 +29,7 @@ from microtome.bus.message import Message, Published, Subscription
 from microtome.bus.ordered import OrderedReader
 from microtome.bus.pull import ConsumerGone, PullInbox
 from microtome.bus.queue import InFlight, OnDead, PullQueue
-from microtome.bus.topology import DEAD_LETTERS, EVENTS, TOPOLOGY, QueueSpec, Topology
+from microtome.bus.topology import DEAD_LETTERS, EVENTS, TOPOLOGY, QueueSpec, StreamSpec, Topology
 from microtome.bus.worker import Handler, Worker
 from microtome.errors import ConfigurationError, InvalidRequest, TooLarge, Unavailable
 
@@ -210,6 +210,15 @@ class JetStreamBus:
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"NATS does not tell the depth of {spec.name}: {error!r}.") from error
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def stored(self, stream: StreamSpec) -> int:
+        """See `Bus.stored`."""
+        try:
+            return int((await self._js.stream_info(stream.name)).state.messages)
+        except NotFoundError:
+            return 0
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(f"NATS does not tell how many messages {stream.name} has: {error!r}.") from error
 
     async def close(self) -> None:
         """See `Bus.close`."""

@@ -261,6 +261,10 @@ class MemoryBus:
         stored = self._broker.streams[spec.stream].messages.values()
         return sum(subjects.matches(spec.subject, each.message.subject) for each in stored)
 
+    async def stored(self, stream: StreamSpec) -> int:
+        """See `Bus.stored`."""
+        return len(self._broker.streams[stream.name].messages)
+
     async def close(self) -> None:
         """See `Bus.close`."""
         for queue in self._queues:
