@@ -247,6 +247,30 @@ def test_without_a_folder_to_write_to_everything_works(model: Model, counted: li
     assert len(counted) == 2
 
 
+def test_a_choice_among_engines_on_a_gpu_is_that_gpus(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another GPU or driver is another machine; without engines for a GPU nobody asks for one."""
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    here = [REFERENCE, "onnxruntime-cuda-fp16"]
+
+    def with_driver(driver: str) -> dict[str, object]:
+        tool.write_text(f"#!/bin/sh\necho 'NVIDIA A10G, {driver}'\n")
+        tool.chmod(0o755)
+        return memory.facts(model, 2, here)
+
+    before = with_driver("550.54.15")
+    assert before["gpu"] == {"devices": ["NVIDIA A10G, 550.54.15"], "visible": None}
+    memory.remember(tmp_path / "kept", before, "fp16")
+    assert memory.recall(tmp_path / "kept", with_driver("550.54.15")) == "fp16"
+    assert memory.recall(tmp_path / "kept", with_driver("570.86.10")) is None
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert memory.facts(model, 2, here)["gpu"] == {"devices": [], "visible": None}
+    assert "gpu" not in memory.facts(model, 2, [REFERENCE])
+
+
 def test_without_openvino_one_of_the_others_is_chosen(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from onnx import helper
 
 from microtome.segmentation.engine import EngineUnavailable, OnnxRuntimeEngine
 from microtome.segmentation.engines.half import halved
-from microtome.segmentation.engines.onnxruntime_gpu import BoundRunner, GpuEngine, gpu_engines_offered
+from microtome.segmentation.engines.onnxruntime_gpu import BoundRunner, GpuEngine, GraphsIfPossible, gpu_engines_offered
 from microtome.segmentation.model import Model
 
 
@@ -56,6 +56,56 @@ def test_buffers_are_used_again_and_give_nothing_of_the_call_before(
     for tiles, logits in zip(calls, results, strict=True):
         assert (logits == engine.infer(tiles["pixels"], tiles["low"], tiles["scale"])).all()
     assert len(runner._bound) <= 6
+
+
+class Harmed:
+    """A session whose runs fail."""
+
+    def __init__(self, real: onnxruntime.InferenceSession) -> None:
+        self._real = real
+        self.ran = 0
+
+    def io_binding(self) -> object:
+        return self._real.io_binding()
+
+    def run_with_iobinding(self, _binding: object, _options: object) -> None:
+        self.ran += 1
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize("when", ["opened", "run"])
+def test_where_graphs_fail_calls_go_on_without(when: str, model: Model, engine: OnnxRuntimeEngine) -> None:
+    opened: list[bool] = []
+
+    def opening(graphs: bool) -> BoundRunner:
+        opened.append(graphs)
+        if graphs and when == "opened":
+            raise RuntimeError("the graph has nodes on the CPU")
+        real = session(str(model.network))
+        return BoundRunner(Harmed(real) if graphs else real, "cpu", graphs=graphs)
+
+    runner = GraphsIfPossible(opening, graphs=True)
+    for tiles in (feed(1), feed(2)):
+        assert (runner.run(tiles) == engine.infer(tiles["pixels"], tiles["low"], tiles["scale"])).all()
+    assert opened == [True, False]
+    assert "not replayed as CUDA graphs: RuntimeError" in str(runner.note)
+
+
+def test_calls_without_a_graph_fail_as_they_are(model: Model) -> None:
+    """Too large for a graph, or never with one: another session would fail just so."""
+    for graphs, tiles in ((True, feed(4, 384, 512)), (False, feed(1))):
+        harmed = Harmed(session(str(model.network)))
+        runner = GraphsIfPossible(lambda on, of=harmed: BoundRunner(of, "cpu", graphs=on), graphs=graphs)
+        with pytest.raises(RuntimeError, match="capturing"):
+            runner.run(tiles)
+        assert (harmed.ran, runner.note) == (1, None)
+
+    def nothing(_graphs: bool) -> BoundRunner:
+        raise RuntimeError("no device")
+
+    for graphs in (True, False):
+        with pytest.raises(RuntimeError, match="no device"):
+            GraphsIfPossible(nothing, graphs=graphs)
 
 
 def test_the_network_in_half_precision_is_nearly_the_same(model: Model, engine: OnnxRuntimeEngine) -> None:

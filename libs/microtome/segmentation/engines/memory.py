@@ -1,8 +1,8 @@
 """What was measured about engines, kept on disk so that it is measured once.
 
-Promises: what is recalled was measured for exactly these facts (model, versions, processor, threads); a file is there
-whole or not at all; a damaged file is as good as none; of several processes that want to measure the same, one does and
-the others wait for it. Where nothing can be written, everything works and is measured again each time.
+Promises: what is recalled was measured for exactly these facts (model, versions, processor, GPU, threads); a file is
+there whole or not at all; a damaged file is as good as none; of several processes that want to measure the same, one
+does and the others wait for it. Where nothing can be written, everything works and is measured again each time.
 Refuses: to keep anything that cannot be measured again: the whole folder may be deleted at any time.
 """
 
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # Raise it when the same facts would be measured differently: other pictures, another gate, another way to quantise.
 _FORMAT = 4
+_GPU_QUESTION = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16")
 # Longer than any choice takes. After it a process measures for itself.
@@ -46,8 +48,10 @@ def default_folder() -> Path | None:
 
 
 def facts(model: Model, threads: int, here: Sequence[str]) -> dict[str, Any]:
-    """Give all that a choice of engine depends on."""
+    """Give all that a choice among the engines `here` depends on."""
+    on_gpu = {"gpu": gpu()} if any("cpu" not in name for name in here) else {}
     return {
+        **on_gpu,
         "format": _FORMAT,
         "model": model.digest,
         "threads": threads,
@@ -68,6 +72,18 @@ def processor() -> dict[str, Any]:
             elif name.strip() in {"flags", "Features"}:
                 flags = set(value.split())
     return {"name": model, "instructions": [name for name in _INSTRUCTIONS if name in flags]}
+
+
+def gpu() -> dict[str, Any]:
+    """Name the GPUs with their driver, as the driver's own tool does, and which of them this process may use."""
+    try:
+        told = subprocess.run(_GPU_QUESTION, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("the GPU cannot be named: %s", error)
+        lines = []
+    else:
+        lines = [line.strip() for line in told.stdout.splitlines() if line.strip()]
+    return {"devices": lines, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
 def recall(folder: Path | None, of: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON

@@ -2,15 +2,17 @@
 
 Promises: pixels are copied to the device once and logits back once, into buffers that stay bound; every call has one of
 a few shapes, since a batch is filled up to 1, 2, 4 or 8 tiles (what is filled up is thrown away, and no tile feels it);
-small calls, where starting the kernels would take longer than computing, are replayed as CUDA graphs.
+small calls, where starting the kernels would take longer than computing, are replayed as CUDA graphs, and where that
+fails, which is said, without.
 Refuses: to run on the CPU instead (`EngineUnavailable`). Not measured on a GPU yet: the way through bound buffers and
 filled batches is tested on the CPU, the half-precision network too; the rest follows ONNX Runtime's documentation.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from numpy.typing import NDArray
 from microtome.segmentation.engine import EngineFailed, EngineUnavailable, checked
 from microtome.segmentation.engines.half import halved
 from microtome.segmentation.model import Model
+
+log = logging.getLogger(__name__)
 
 _PROVIDERS = {
     "onnxruntime-cuda-fp32": "CUDAExecutionProvider",
@@ -60,23 +64,38 @@ class GpuEngine:
         if (reason := gpu_engines_offered()[name]) is not None:
             raise EngineUnavailable(reason)
         source = halved(model.network) if name == "onnxruntime-cuda-fp16" else str(model.network)
-        providers: list[Any] = [("CUDAExecutionProvider", _cuda_options(name))]
-        if provider == "TensorrtExecutionProvider":
-            providers.insert(0, (provider, _tensorrt_options(folder)))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
+
+        def opened(graphs: bool) -> BoundRunner:
+            providers: list[Any] = [("CUDAExecutionProvider", _cuda_options(name, graphs))]
+            if provider == "TensorrtExecutionProvider":
+                providers.insert(0, (provider, _tensorrt_options(folder)))
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
             session = onnxruntime.InferenceSession(source, options, providers=providers)
+            if session.get_providers()[0] != provider:
+                raise EngineUnavailable(
+                    f"ONNX Runtime has {provider} but cannot use it here: no device, driver or library."
+                )
+            return BoundRunner(session, "cuda", graphs=graphs)
+
+        try:
+            self._runner = GraphsIfPossible(opened, graphs=provider == "CUDAExecutionProvider")
+        except EngineUnavailable:
+            raise
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise EngineUnavailable(f"ONNX Runtime cannot use the GPU: {type(error).__name__}: {error}") from error
-        if session.get_providers()[0] != provider:
-            raise EngineUnavailable(
-                f"ONNX Runtime has {provider} but cannot use it here: no device, driver or library."
-            )
-        self._runner = BoundRunner(session, "cuda", graphs=provider == "CUDAExecutionProvider")
         self.name = name
-        self.note: str | None = None
+        self._said: str | None = None
         self.batch_size = GPU_BATCH
+
+    @property
+    def note(self) -> str | None:
+        """What the job's user must know: what was said at the opening, and whether graphs had to be left out."""
+        return " ".join(part for part in (self._said, self._runner.note) if part) or None
+
+    @note.setter
+    def note(self, said: str | None) -> None:
+        self._said = said
 
     def infer(
         self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
@@ -87,6 +106,39 @@ class GpuEngine:
             return self._runner.run(feed)
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise EngineFailed(f"The network failed on {len(pixels)} tiles: {type(error).__name__}: {error}") from error
+
+
+class GraphsIfPossible:
+    """A runner that replays small calls as CUDA graphs, until opening it or such a call fails; then one without."""
+
+    def __init__(self, opening: Callable[[bool], BoundRunner], *, graphs: bool) -> None:
+        """`opening(graphs)` opens a session and what runs it. Raises what that raises without graphs."""
+        self._opening = opening
+        self.note: str | None = None
+        try:
+            self._runner = opening(graphs)
+        except EngineUnavailable:
+            raise
+        except Exception as error:  # ONNX Runtime's own errors share no other base
+            if not graphs:
+                raise
+            self._runner = self._without(error)
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """See `BoundRunner.run`."""
+        try:
+            return self._runner.run(feed)
+        except Exception as error:
+            if not self._runner.replays(feed):
+                raise
+            self._runner = self._without(error)
+        return self._runner.run(feed)
+
+    def _without(self, error: Exception) -> BoundRunner:
+        log.warning("CUDA graphs fail here and are left out: %s: %s", type(error).__name__, error)
+        runner = self._opening(False)
+        self.note = f"Small calls of the network are not replayed as CUDA graphs: {type(error).__name__} here."
+        return runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +172,7 @@ class BoundRunner:
                 for at in range(0, count, largest)
             ]
             return np.concatenate(parts)
-        bucket = next(size for size in _BUCKETS if size >= count)
+        bucket = _bucket(count)
         bound = self._bound_to((bucket, height, width))
         for name, values in feed.items():
             bound.inputs[name].update_inplace(_filled(values, bucket))
@@ -128,6 +180,11 @@ class BoundRunner:
         logits: NDArray[np.float32] = bound.output.numpy()[:count]
         # On the host the buffer itself would be given out, and the next call would write into it.
         return logits if self._device == "cuda" else logits.copy()
+
+    def replays(self, feed: Mapping[str, NDArray[Any]]) -> bool:
+        """Say whether this call, or the last part of it, is replayed as a graph."""
+        count, height, width = feed["pixels"].shape[:3]
+        return self._graphs and _small(_bucket(count % _BUCKETS[-1] or _BUCKETS[-1]), height, width)
 
     def _bound_to(self, shape: tuple[int, int, int]) -> _Bound:
         if shape not in self._bound:
@@ -159,9 +216,17 @@ class BoundRunner:
         if self._graphs:
             # A number of its own for every set of buffers, since a graph has their addresses in it; -1: no graph.
             self._made += 1
-            small = batch * height * width <= _GRAPH_PIXELS
+            small = _small(batch, height, width)
             options.add_run_config_entry("gpu_graph_id", str(self._made if small else -1))
         return _Bound(binding, inputs, output, options)
+
+
+def _bucket(count: int) -> int:
+    return next(size for size in _BUCKETS if size >= count)
+
+
+def _small(batch: int, height: int, width: int) -> bool:
+    return batch * height * width <= _GRAPH_PIXELS
 
 
 def _filled(values: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -170,14 +235,14 @@ def _filled(values: NDArray[Any], rows: int) -> NDArray[Any]:
     return values if missing == 0 else np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
 
 
-def _cuda_options(name: str) -> dict[str, str]:
+def _cuda_options(name: str, graphs: bool) -> dict[str, str]:
     return {
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
         # Tensor cores want channels last; TF32 has bf16's few bits and would not be fp32.
         "prefer_nhwc": "1" if name.endswith("fp16") else "0",
         "use_tf32": "0",
-        "enable_cuda_graph": "1",
+        "enable_cuda_graph": "1" if graphs else "0",
     }
 
 
