@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import ArrayReader, pad_reflect
 from microtome.segmentation.run import content_key, segment, warm_up
 from microtome.segmentation.sampling import measure_normalisation, sample_histogram, sampling_grid, spread
+from microtome.slides.synthetic import paint
 
 ROOT = Path(__file__).parents[2]
 CROP = ROOT / "tests" / "data" / "cmu-1-small-region-crop.jpg"
@@ -262,6 +264,42 @@ def test_content_keys(model: Model) -> None:
     }
     assert key not in others
     assert len(key) == 64
+
+
+def with_large_nucleus(picture: np.ndarray, x: int, y: int, radius: float) -> np.ndarray:
+    """A nucleus of mottled chromatin in a pale cell, painted over tissue."""
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    away = np.hypot(columns - x, rows - y)
+    cell, nucleus = (np.clip((edge - away) / 4 + 0.5, 0, 1)[..., None] for edge in (radius + 12, radius))
+    grain = cv2.GaussianBlur(np.random.default_rng(1).normal(0, 1, away.shape), (0, 0), 6)
+    density = -np.log10(np.maximum(picture, 1) / 243)
+    density = density * (1 - cell) + cell * np.array([0.08, 0.33, 0.18])
+    density += nucleus * (0.55 + 0.08 * grain / grain.std())[..., None] * np.array([0.62, 0.72, 0.30])
+    return np.clip(np.rint(243 * 10**-density), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("radius", "beside"), [(30, -8), (40, -20), (40, 0), (40, 21)])
+def test_a_large_nucleus_on_a_seam_is_that_of_the_untiled_run(
+    radius: int, beside: int, model: Model, engine: OnnxRuntimeEngine
+) -> None:
+    size = 768
+    grid, whole = Grid(size, size, 512, model.halo), Grid.whole(size, size, model.halo)
+    seam = grid.across.seam(1)
+    assert grid.down.seam(1) == seam
+    # Over the corner where four tiles meet.
+    x, y = seam + beside, seam - 7
+    image = with_large_nucleus(paint(size, 7)[0], x, y, radius)
+    normalisation = Normalisation.from_histogram(Histogram.of(image), model.percentiles)
+    untiled, tiled = (
+        list(segment(ArrayReader(image), model, engine, one, normalisation=normalisation)) for one in (whole, grid)
+    )
+    cells = collect(untiled)
+    assert max(area for (at_y, at_x), (area, *_) in cells.items() if np.hypot(at_x - x, at_y - y) < radius) > 2500
+    # It does not fit the ordinary window.
+    assert sum(tile.regrown + tile.cut for _, tile in untiled) > 0
+    assert collect(tiled) == cells
+    for said in ("regrown", "cut"):
+        assert sum(getattr(tile, said) for _, tile in tiled) == sum(getattr(tile, said) for _, tile in untiled)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real images are not at ../shared/data")
