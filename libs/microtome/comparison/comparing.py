@@ -2,7 +2,8 @@
 
 Promises: the first run is the measure: a cell that only it has is missing, one that only the second has is extra.
 Cells are one when their outlines overlap by more than the threshold; scores are the field's (`microtome.scoring`).
-Where the runs looked at different parts of the slide, a cell is missing or extra only where both looked.
+Where the runs looked at different parts of the slide, or at tissue that was drawn, a cell is missing or extra only
+where both looked: by its seed, or by the middle of its outline where its file tells no seeds.
 Refuses: runs of different slides or pixel sizes (`InvalidRequest`).
 """
 
@@ -101,7 +102,11 @@ def compare(a: Run, b: Run, iou: float = 0.5) -> Comparison:
         found = match_outlines(a.outlines, b.outlines, iou)
     missing, aside_a = _looked_at(a, found.only_a, b)
     extra, aside_b = _looked_at(b, found.only_b, a)
-    if a.region != b.region:
+    for run in (a, b):
+        if run.on_drawn_tissue and run.tissue is None:
+            said = f"{run.path} has cells on drawn tissue only, and there is no tissue_drawn.geojson beside it"
+            notes = (*notes, f"{said}: cells elsewhere count as the other's alone.")
+    if a.region != b.region or _digest(a) != _digest(b):
         notes = (*notes, "The runs looked at different parts of the slide; cells count where both looked.")
     places = a.outlines.centre[found.pairs[:, 0]], a.outlines.centre[missing], b.outlines.centre[extra]
     return Comparison(
@@ -111,12 +116,17 @@ def compare(a: Run, b: Run, iou: float = 0.5) -> Comparison:
 
 def _looked_at(run: Run, cells: NDArray[np.int64], other: Run) -> tuple[NDArray[np.int64], int]:
     """Those of the cells that lie where the other run looked too, and how many do not."""
-    if other.region is None:
-        return cells, 0
-    x0, y0, x1, y1 = other.region
-    centre = run.outlines.centre[cells]
-    inside = (centre >= (x0, y0)).all(axis=1) & (centre < (x1, y1)).all(axis=1)
+    place, inside = run.places[cells], np.ones(len(cells), np.bool_)
+    if other.region is not None:
+        x0, y0, x1, y1 = other.region
+        inside &= (place >= (x0, y0)).all(axis=1) & (place < (x1, y1)).all(axis=1)
+    if other.tissue is not None:
+        inside &= other.tissue.holds(place[:, 0], place[:, 1])
     return cells[inside], int((~inside).sum())
+
+
+def _digest(run: Run) -> str | None:
+    return None if run.tissue is None else run.tissue.sha256
 
 
 def _worst(matched: NDArray[np.float64], missing: NDArray[np.float64], extra: NDArray[np.float64]) -> Window | None:

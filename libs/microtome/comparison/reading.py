@@ -50,6 +50,20 @@ def read_parquet(path: Path) -> OutlineSet:
         raise InvalidRequest(f"{path} is not a GeoParquet file of outlines: {error}") from error
 
 
+def read_seeds(path: Path, scale: float) -> NDArray[np.float64] | None:
+    """Where the cells of a file of ours have their seeds, float64 [n, 2], level-0 pixels; None in anybody else's.
+
+    `scale`: level-0 pixels per model pixel.
+    """
+    names = ["seed_x", "seed_y"]
+    if not set(names) <= set(pq.read_schema(path).names):
+        return None
+    table = pq.read_table(path, columns=names)
+    if any(table[name].null_count for name in names):
+        return None
+    return (np.column_stack([table[name].to_numpy() for name in names]) + 0.5) * scale
+
+
 def _from_wkb(column: pa.Array, path: Path) -> OutlineSet:
     if column.null_count:
         column = column.drop_null()

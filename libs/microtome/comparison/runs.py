@@ -1,7 +1,7 @@
 """A run: the cells that somebody found on a slide, and what is known of the slide.
 
 Promises: a folder (of `microtome segment`, or a job's downloaded files) or a single file of cells; what the summary
-beside it says is known, nothing else.
+and the drawn tissue beside it say is known, nothing else.
 Refuses: folders without cells, files of no known kind (`InvalidRequest`).
 """
 
@@ -15,9 +15,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from microtome.comparison.reading import LABEL_SUFFIXES, READERS, outlines_of, read_labels
+from microtome.comparison.reading import LABEL_SUFFIXES, READERS, outlines_of, read_labels, read_seeds
 from microtome.errors import InvalidRequest
 from microtome.scoring.outlines import OutlineSet
+from microtome.tissue.outline import TissueOutline, load_outline
 
 # In a folder, the first of these that is there.
 _IN_FOLDERS = ("cells.parquet", "cells.geojson", "labels.tif")
@@ -28,7 +29,8 @@ class Run:
     """Cells and facts. `outlines`: in level-0 pixels, or in pixels of `labels` where their scale is not known.
 
     `labels`: int32 [h, w], if the cells came as a label image; label i is outline i - 1. `facts`: the summary's, or
-    nothing. `thumbnail`: of the whole slide, if there is one.
+    nothing. `thumbnail`: of the whole slide, if there is one. `tissue`: what was drawn as tissue, if that is there.
+    `seeds`: float64 [n, 2], level-0 pixels, if the file tells them.
     """
 
     path: Path
@@ -36,6 +38,18 @@ class Run:
     labels: NDArray[np.int32] | None
     facts: dict[str, Any]
     thumbnail: Path | None
+    tissue: TissueOutline | None = None
+    seeds: NDArray[np.float64] | None = None
+
+    @property
+    def on_drawn_tissue(self) -> bool:
+        """Whether only cells on tissue that somebody drew are in it, as the summary says."""
+        return "drawn" in (self.facts.get("tissue") or {})
+
+    @property
+    def places(self) -> NDArray[np.float64]:
+        """Where the cells count, float64 [n, 2]: their seeds, or the middles of their outlines where none are told."""
+        return self.outlines.centre if self.seeds is None else self.seeds
 
     @property
     def in_level0(self) -> bool:
@@ -65,16 +79,34 @@ def read_run(path: Path) -> Run:
     facts = _facts(file.parent / "summary.json")
     thumbnail = file.parent / "thumbnail.jpg"
     suffix = file.suffix.lower()
-    labels = None
+    labels = seeds = None
     if suffix in READERS:
         outlines = READERS[suffix](file)
+        seeds = read_seeds(file, float(facts["scale"])) if suffix == ".parquet" and "scale" in facts else None
     elif suffix in LABEL_SUFFIXES:
         labels = read_labels(file)
         outlines = outlines_of(labels, float(facts.get("scale", 1.0)))
     else:
         known = ", ".join(sorted([*READERS, *LABEL_SUFFIXES]))
         raise InvalidRequest(f"{file} is of no kind that can be compared ({known}).")
-    return Run(path, outlines, labels, facts, thumbnail if facts and thumbnail.is_file() else None)
+    # Of a file with other rows than cells it is not known which is whose.
+    seeds = seeds if seeds is not None and len(seeds) == len(outlines) else None
+    drawn = _drawn(file.parent / "tissue_drawn.geojson", facts)
+    return Run(path, outlines, labels, facts, thumbnail if facts and thumbnail.is_file() else None, drawn, seeds)
+
+
+def _drawn(path: Path, facts: dict[str, Any]) -> TissueOutline | None:
+    """The tissue that the summary says was drawn, if it lies there. Raises `InvalidRequest` for any other."""
+    drawn = (facts.get("tissue") or {}).get("drawn")
+    if drawn is None or not path.is_file():
+        return None
+    try:
+        outline = load_outline(path.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{path} is not the tissue that was drawn: {error}") from error
+    if outline.sha256 != drawn.get("sha256"):
+        raise InvalidRequest(f"{path} is not the tissue that the summary beside it speaks of.")
+    return outline
 
 
 def _facts(summary: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from microtome.comparison import compare, read_run
 from microtome.comparison.picture import EXTRA, MATCHED, MISSING, draw
 from microtome.errors import InvalidRequest
 from microtome.scoring import scores
+from microtome.tissue.outline import TissueOutline, read_outline
 from tests.unit.artifacts.cells_on_slide import KEY, discs, tile_of
 
 LABELLED = Path(__file__).parents[4] / "shared" / "data" / "labelled" / "tnbc" / "labels"
@@ -292,3 +293,44 @@ def test_the_enlarged_part_is_drawn_on_the_slide(runs: tuple[Path, Path], tmp_pa
     shown = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
     expected = np.array((120, 60, 140)) * 0.65 + 255 * 0.35
     assert (np.abs(shown[100:900, 1300:2100] - expected) < 12).all(axis=-1).mean() > 0.5
+
+
+@pytest.fixture
+def drawn(labels: np.ndarray, tmp_path: Path) -> tuple[Path, Path, int, TissueOutline]:
+    """A run on the whole slide; one of the cells whose seed is on drawn tissue; how many are not; and the drawing."""
+    ring = [[60.0, 40.0], [430.0, 90.0], [300.0, 470.0], [60.0, 40.0]]
+    outline = read_outline({"type": "Polygon", "coordinates": [ring]}, 512, 512)
+    cells = tile_of(labels)
+    kept = outline.choose(cells, SCALE)
+    gone = set(zip(cells.seed_x, cells.seed_y, strict=True)) - set(zip(kept.seed_x, kept.seed_y, strict=True))
+    other = without(labels, [int(labels[y, x]) for x, y in gone])
+    whole = write_run(tmp_path / "whole", labels)
+    part = write_run(tmp_path / "part", other, tissue={"drawn": {"sha256": outline.sha256, "polygons": 1}})
+    (part / "tissue_drawn.geojson").write_bytes(outline.document)
+    return whole, part, len(gone), outline
+
+
+def test_cells_beside_drawn_tissue_are_not_missing(drawn: tuple[Path, Path, int, TissueOutline]) -> None:
+    whole, part, gone, outline = drawn
+    a, b = read_run(whole), read_run(part)
+    # Some have their seed beside it and the middle of their outline on it.
+    lost = [index for index in range(60) if not outline.holds(*a.places[index : index + 1].T)[0]]
+    assert outline.holds(*a.outlines.centre[lost].T).any()
+    for first, second, aside in ((a, b, (gone, 0)), (b, a, (0, gone))):
+        comparison = compare(first, second)
+        assert len(comparison.pairs) == 60 - gone > 10
+        assert (len(comparison.missing), len(comparison.extra), comparison.aside) == (0, 0, aside)
+        assert comparison.f1 == 1.0
+        assert any("different parts" in note for note in comparison.notes)
+    assert not compare(b, read_run(part)).notes
+
+
+def test_without_the_drawing_it_is_said(drawn: tuple[Path, Path, int, TissueOutline]) -> None:
+    whole, part, gone, _ = drawn
+    (part / "tissue_drawn.geojson").write_text('{"type": "MultiPolygon", "coordinates": [[[[0, 0], [1, 0], [0, 1]]]]}')
+    with pytest.raises(InvalidRequest, match=r"tissue_drawn\.geojson"):
+        read_run(part)
+    (part / "tissue_drawn.geojson").unlink()
+    comparison = compare(read_run(whole), read_run(part))
+    assert len(comparison.missing) == gone
+    assert any("drawn tissue" in note for note in comparison.notes)
