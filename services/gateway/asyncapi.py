@@ -34,6 +34,7 @@ _PARAMETERS: Mapping[str, str] = {
     "id": "Of the aggregate.",
     "event": "Name of the message.",
     "model": "The first 12 hex digits of the model's digest.",
+    "engine": "What the operator wishes the network to run on: auto, or an engine's name.",
     "queue": "The work queue whose message could not be worked on.",
     "workflow_id": "Of a workflow of the user.",
     "job_id": "Of a job of the user.",
@@ -278,7 +279,8 @@ def _messages(file: str) -> list[str]:
 
 def _stream(spec: topology.StreamSpec) -> str:
     if spec.max_age_s:
-        kept = f"for {spec.max_age_s / 86400:g} days"
+        days = spec.max_age_s / 86400
+        kept = f"for {days:g} day{'' if days == 1 else 's'}"
     else:
         kept = "until worked on" if spec.retention is topology.Retention.WORK_QUEUE else "for ever"
     return f"JetStream {spec.name} ({spec.retention}), kept {kept}, at most {spec.max_messages} messages."

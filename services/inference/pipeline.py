@@ -36,7 +36,7 @@ from microtome.segmentation.cells import TileCells, segment_tile, write_cells
 from microtome.segmentation.engine import Engine, EngineFailed
 from microtome.segmentation.model import Model
 from microtome.segmentation.stains import HDAB, HE
-from microtome.tilestore import PixelsGone, PixelStore, ResultStore
+from microtome.tilestore import PixelsGone, PixelStore, ResultStore, attempt_prefix
 from services.inference.assignment import Assignment, LoadedTile
 from services.inference.idleness import Idleness
 from services.inference.metrics import InferenceMetrics
@@ -238,6 +238,7 @@ class Pipeline:
         stain = HDAB if tile.assignment.work.staining is Staining.HDAB else HE
         model = self._model.with_room(grid.halo)
         cells = segment_tile(logits, place, model, tile.pixels, stain).with_seconds(seconds)
+        cells = cells.made(self._engine.name, attempt_prefix(*tile.assignment.prefix))
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells
@@ -267,7 +268,6 @@ class Pipeline:
             attempt=work.attempt,
             tiles=work.tiles,
             cells=assignment.cells,
-            engine=self._engine.name,
             engine_note=self._engine.note or "",
         )
         try:

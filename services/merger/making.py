@@ -21,7 +21,7 @@ from microtome.segmentation.cells import TileCells
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.stains import HDAB, HE
-from microtome.tilestore import ResultGone, ResultStore
+from microtome.tilestore import ResultGone, ResultStore, attempt_prefix
 from microtome.tissue.outline import TissueOutline
 from microtome.tissue.region import Region
 from microtome.tissue.tiles import tiles_with_tissue
@@ -95,10 +95,9 @@ def _segmentation(work: MergeWork, grid: Grid, wanted: Sequence[Tile]) -> Segmen
         content_key=work.content_key,
         tiles_total=work.tiles_total,
         tiles_skipped=work.tiles_skipped,
-        tiles_cached=work.tiles_cached,
+        made_by=attempt_prefix(work.job_id, work.attempt),
         model=work.model,
         model_digest=work.model_digest,
-        engine=work.engine,
         normalisation=Normalisation((red, green, blue), (to_red, to_green, to_blue)),
         stain=HDAB if work.staining is Staining.HDAB else HE,
         planned=frozenset((tile.row, tile.column) for tile in wanted),

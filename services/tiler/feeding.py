@@ -75,7 +75,6 @@ class Feeder:
         self._sent = 0
         self._resent = 0
         self._decoding: asyncio.Task[InferWork] | None = None
-        self.engine = ""
         # What the engines that worked on the job say of themselves.
         self.notes: list[str] = []
 
@@ -152,7 +151,6 @@ class Feeder:
                 log.exception("an announcement on %s cannot be read", message.subject)
                 continue
             self._cells += told.cells
-            self.engine = told.engine
             if told.engine_note and told.engine_note not in self.notes:
                 self.notes.append(told.engine_note)
             self._note_done({(tile.row, tile.column) for tile in told.tiles})

@@ -150,7 +150,7 @@ class PlanHandler:
         await self._process.workflows.execute(context.workflow_id, ReportPlanned(planned))
         crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
         attempt.note("planned", tiles_total=layout.tiles_total, tiles_without_tissue=layout.tiles_skipped)
-        cached, decode_s, feeder = await self._infer(attempt, source, plan, model)
+        decode_s, notes = await self._infer(attempt, source, plan, model)
         return replace(
             work,
             content_key=plan.content_key,
@@ -161,13 +161,11 @@ class PlanHandler:
             scale=layout.scale,
             tiles_total=layout.tiles_total,
             tiles_skipped=layout.tiles_skipped,
-            tiles_cached=cached,
             model=model.name,
             model_digest=model.digest,
             normalisation=plan.message,
             stage_seconds=(*work.stage_seconds, _stage("plan", plan.seconds), _stage("decode", decode_s)),
-            notes=(*context.slide.notes, *layout.notes, *plan.notes, *feeder.notes),
-            engine=feeder.engine or "none: every tile had a result",
+            notes=(*context.slide.notes, *layout.notes, *plan.notes, *notes),
         )
 
     async def _model(self, context: JobContext, source: SlideSource) -> Model:
@@ -221,8 +219,8 @@ class PlanHandler:
 
     async def _infer(
         self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model
-    ) -> tuple[int, float, Feeder]:
-        """Bring every wanted tile through inference; return cached tiles, seconds of decoding, and who did it."""
+    ) -> tuple[float, Sequence[str]]:
+        """Bring every wanted tile through inference; return seconds of decoding, and what engines say of themselves."""
         context, bus, layout = attempt.context, self._process.bus, plan.layout
         wish = (context.spec.parameters and context.spec.parameters.batch_size) or 0
         decode_s = 0.0
@@ -294,7 +292,7 @@ class PlanHandler:
         telling = asyncio.create_task(self._tell(attempt))
         try:
             with self._shares.feeding(attempt.job_id, context.user_id):
-                cached = await feeder.feed(
+                await feeder.feed(
                     layout.wanted,
                     decode,
                     lambda: asyncio.to_thread(self._results.known, plan.content_key),
@@ -306,7 +304,7 @@ class PlanHandler:
             # Whatever is still there belongs to this attempt alone.
             await asyncio.to_thread(self._pixels.discard_prefix, attempt_prefix(attempt.job_id, attempt.attempt))
         await tell_progress(bus, attempt, "infer")
-        return cached, decode_s, feeder
+        return decode_s, feeder.notes
 
     async def _tell(self, attempt: Attempt) -> None:
         told: Progress | None = None

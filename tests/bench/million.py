@@ -123,7 +123,7 @@ def merge(home: Path, side: int) -> dict[str, object]:
     wanted = along_curve(grid.tiles())
     how = Segmentation(
         grid=grid, scale=SCALE, content_key=KEY, tiles_total=len(grid), tiles_skipped=0, model="none",
-        model_digest="cd" * 32, engine="replayed", normalisation=Normalisation((0, 0, 0), (255, 255, 255)),
+        model_digest="cd" * 32, normalisation=Normalisation((0, 0, 0), (255, 255, 255)),
         planned=frozenset((tile.row, tile.column) for tile in wanted),
     )  # fmt: skip
     before = machine.peak_rss_mb(psutil.Process())

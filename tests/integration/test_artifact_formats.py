@@ -78,7 +78,7 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Segmented:
     for tile, cells in segment(
         reader, model, engine, grid, normalisation=normalisation, wanted=lambda t: (t.row, t.column) in chosen
     ):
-        write_cells(cells, results.tile(KEY, tile.row, tile.column))
+        write_cells(cells.made(engine.name, "job/1"), results.tile(KEY, tile.row, tile.column))
         seeds |= set(zip(cells.seed_x.tolist(), cells.seed_y.tolist(), strict=True))
     work = MergeWork(
         job_id="job",
@@ -100,7 +100,6 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Segmented:
         model_digest=model.digest,
         normalisation=Normalisation(low=normalisation.low, high=normalisation.high),
         stage_seconds=(StageSeconds(stage="plan", seconds=0.5),),
-        engine=engine.name,
     )
     slide = SlideRegistered(slide_id="slide", user_id="alice", sha256="0" * 64, width=2600, height=900, mpp=None)
     order = Order(
@@ -216,6 +215,48 @@ def test_pictures_and_summary(segmented: Segmented, folder: Path) -> None:
     assert any("assumption" in note for note in summary["notes"])
     assert summary["scale"] == segmented.order.work.scale != 1
     assert (summary["width"], summary["height"]) == (2600, 900)
+
+
+def remade(order: Order, results: ResultStore, makers: list[tuple[str, str]]) -> Order:
+    """The same job on a copy of its tiles, as if these (engine, run) had made them in turns."""
+    mask = order.results.mask(TISSUE)
+    save_mask(mask, results.tissue(TISSUE))
+    for at, address in enumerate(sorted(order.results.known(KEY))):
+        cells = order.results.read(KEY, *address)
+        write_cells(cells.made(*makers[at % len(makers)]), results.tile(KEY, *address), durable=False)
+    return replace(order, results=results)
+
+
+def test_engines_and_seconds_are_those_of_who_made_the_tiles(segmented: Segmented, folder: Path) -> None:
+    order = remade(
+        segmented.order, ResultStore(folder / "results"), [("onnxruntime-cpu-fp32", "job/1"), ("tensorrt-fp16", "b/1")]
+    )
+    (folder / "out").mkdir()
+    result = make_artifacts(order, folder / "out", lambda _tiles, _cells: None)
+    tiles = [order.results.read(KEY, *address) for address in order.results.known(KEY)]
+    mine = [cells for cells in tiles if cells.made_by == "job/1"]
+    assert result.engine == "onnxruntime-cpu-fp32, tensorrt-fp16"
+    assert result.tiles_cached == len(tiles) - len(mine) > 0 < len(mine)
+    took = {stage.stage: stage.seconds for stage in result.stage_seconds}
+    for stage in ("network", "head", "idle"):
+        assert took[stage] == pytest.approx(sum(cells.seconds[stage] for cells in mine), abs=1e-3)
+    (engines,) = (note for note in result.notes if "More than one engine" in note)
+    assert f"{len(mine)} on onnxruntime-cpu-fp32, {len(tiles) - len(mine)} on tensorrt-fp16" in engines
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    assert (summary["engine"], summary["tiles_cached"]) == (result.engine, result.tiles_cached)
+
+
+def test_a_job_that_computed_no_tile_spent_no_time_on_any(segmented: Segmented, folder: Path) -> None:
+    """It still says which engine found its cells: an earlier attempt counts as another run, too."""
+    order = remade(segmented.order, ResultStore(folder / "results"), [("tensorrt-fp16", "job/0")])
+    (folder / "out").mkdir()
+    result = make_artifacts(order, folder / "out", lambda _tiles, _cells: None)
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    assert summary["engine_idle_fraction"] is None
+    assert set(summary["stage_seconds"]) == {"plan", "merge"}
+    assert (result.engine, result.tiles_cached) == ("tensorrt-fp16", result.tiles_processed)
+    assert any("is not in the seconds" in note for note in result.notes)
+    assert not any("More than one engine" in note for note in result.notes)
 
 
 def test_the_same_results_make_the_same_files(segmented: Segmented, folder: Path) -> None:

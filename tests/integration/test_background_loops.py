@@ -216,11 +216,11 @@ async def test_the_tiler_listens_on_after_an_announcement_that_makes_no_sense(bu
     async with await bus.listen("tiles.job.1") as announced, asyncio.timeout(10):
         hearing = asyncio.create_task(feeder._hear(announced, news))
         await bus.announce("tiles.job.1", b"\xff")
-        await bus.announce("tiles.job.1", to_bytes(TilesInferred(job_id="job", attempt=1, engine="the engine")))
+        await bus.announce("tiles.job.1", to_bytes(TilesInferred(job_id="job", attempt=1, engine_note="chosen")))
         await news.wait()
         hearing.cancel()
         await asyncio.gather(hearing, return_exceptions=True)
-    assert feeder.engine == "the engine"
+    assert feeder.notes == ["chosen"]
 
 
 class Flaky(MemoryEventLog):

@@ -64,7 +64,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, label_image: np.ndarray) -> Pa
     )
     how = Segmentation(
         grid=GRID, scale=SCALE, content_key="ab" * 32, tiles_total=len(GRID), tiles_skipped=0, model="m",
-        model_digest="cd" * 32, engine="none", normalisation=Normalisation((0, 0, 0), (255, 255, 255)),
+        model_digest="cd" * 32, normalisation=Normalisation((0, 0, 0), (255, 255, 255)),
     )  # fmt: skip
     mask = find_tissue(path, MPP)
     write_segmentation(iter(tiles), Order(slide=slide, mask=mask), how, folder, lambda _tiles, _cells: None)

@@ -189,6 +189,8 @@ async def test_one_batch_holds_tiles_of_several_jobs_and_each_gets_its_own_cells
     assert max(bench.engine.batches) == 4
     assert bench.stored("job-1") == bench.expected(one, TILES)
     assert bench.stored("job-2") == bench.expected(two, TILES)
+    made = {(cells.engine, cells.made_by) for cells in (bench.results.read("job-2", *tile) for tile in TILES)}
+    assert made == {(bench.engine.name, "job-2/1")}
     assert bench.stored("job-1") != bench.stored("job-2"), "the normalisation of each job must count"
     assert {(tile.row, tile.column) for tile in announcement.tiles} == set(TILES)
     assert not list((bench.pixels._root).rglob("*.npy")), "pixels of finished tiles are forgotten"

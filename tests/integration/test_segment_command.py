@@ -136,6 +136,8 @@ def test_killed_and_typed_again_nothing_is_computed_twice(slide: Path, tmp_path:
     summary = segment_image(wishes, opened, lambda *progress: seen.append(progress))
     assert summary.tiles_cached == len(done) >= 2
     assert engines[0].calls == summary.tiles_processed - len(done)
+    assert summary.engine == FP32
+    assert any(f"{len(done)} tiles had a result from another attempt" in note for note in summary.notes)
     assert seen[-1] == (summary.tiles_processed, summary.tiles_processed, summary.cells)
     undisturbed = tmp_path / "undisturbed"
     segment_image(Wishes(image=slide, out=undisturbed, tile_size=320), opened, lambda *_: None)

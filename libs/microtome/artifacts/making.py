@@ -43,6 +43,8 @@ from microtome.tissue.store import encode_png
 THUMBNAIL_PIXELS = 512
 PREVIEW_PIXELS = 2048
 COMBINED_PIXELS = 1024
+# The engine of tiles whose files do not name it.
+_UNKNOWN = "an unknown engine"
 
 # Told after each tile, and now and then while files close: tiles and cells so far. What it raises ends the making.
 Progress = Callable[[int, int], None]
@@ -85,7 +87,7 @@ class Order:
 class Segmentation:
     """How cells were found. `scale`: level-0 pixels per model pixel; tiles are counted in the region, if there is one.
 
-    `content_key` is part of every cell's id.
+    `content_key` is part of every cell's id; `made_by`: the run that this is, as the tiles that it computed name it.
     """
 
     grid: Grid
@@ -95,9 +97,8 @@ class Segmentation:
     tiles_skipped: int
     model: str
     model_digest: str
-    engine: str
     normalisation: Normalisation
-    tiles_cached: int = 0
+    made_by: str = ""
     stain: Stain = HE
     # Rows and columns of the tiles that will come, if known: what the seam score must not wait for.
     planned: Collection[tuple[int, int]] | None = None
@@ -111,7 +112,11 @@ class _Written:
     outside: int
     regrown: int
     cut: int
+    # Of the tiles that this run computed.
     seconds: Counter[str]
+    cached: int
+    # How many tiles ran on each engine; "" for those that do not say.
+    engines: Counter[str]
     seams: Seams
     density: Density
 
@@ -156,13 +161,13 @@ def write_segmentation(
         tiles_total=segmentation.tiles_total,
         tiles_skipped=segmentation.tiles_skipped,
         tiles_processed=segmentation.tiles_total - segmentation.tiles_skipped,
-        tiles_cached=segmentation.tiles_cached,
+        tiles_cached=written.cached,
         grid_width=grid.width,
         grid_height=grid.height,
         tile_size=grid.tile_size,
         halo=grid.halo,
         scale=segmentation.scale,
-        engine=segmentation.engine,
+        engine=", ".join(sorted(engine or _UNKNOWN for engine in written.engines)) or None,
         model=segmentation.model,
         model_digest=segmentation.model_digest,
         normalisation={
@@ -257,7 +262,8 @@ def _write_cells(
     progress: Progress,
 ) -> _Written:
     slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
-    cells, outside, tiles, regrown, cut, seconds = 0, 0, 0, 0, 0, Counter[str]()
+    cells, outside, tiles, regrown, cut, cached = 0, 0, 0, 0, 0, 0
+    seconds, engines = Counter[str](), Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": key, "model": segmentation.model}
     counts = CellCounts(slide.width, slide.height, slide.mpp)
     seams = SeamScore(segmentation.grid, segmentation.planned)
@@ -279,9 +285,14 @@ def _write_cells(
             # What was drawn holds all cells that are left, also where it is finer than its mask.
             outside += 0 if order.outline is not None else _outside(tile, order.mask, scale)
             regrown, cut = regrown + result.regrown, cut + result.cut
-            seconds.update(result.seconds)
+            engines[result.engine] += 1
+            # What a tile took that another run computed is that run's time.
+            if result.made_by == segmentation.made_by:
+                seconds.update(result.seconds)
+            else:
+                cached += 1
             progress(tiles, cells)
-    return _Written(cells, outside, regrown, cut, seconds, seams.result(), counts.density())
+    return _Written(cells, outside, regrown, cut, seconds, cached, engines, seams.result(), counts.density())
 
 
 def _outside(cells: TileCells, mask: TissueMask, scale: float) -> int:
@@ -308,11 +319,14 @@ def _notes(order: Order, segmentation: Segmentation, written: _Written) -> tuple
         notes.append("Without tissue, no cells were looked for.")
     elif written.cells == 0 and tissue:
         notes.append(f"There is tissue on {where}, but no cells were found in it.")
-    if segmentation.tiles_cached:
+    if written.cached:
         notes.append(
-            f"{segmentation.tiles_cached} tiles had a result from before; their seconds of network, head and contours "
-            "were spent then."
+            f"{written.cached} tiles had a result from another attempt or job; what they took is not in the seconds of "
+            "network, head and contours here."
         )
+    if len(written.engines) > 1:
+        each = ", ".join(f"{tiles} on {engine or _UNKNOWN}" for engine, tiles in sorted(written.engines.items()))
+        notes.append(f"More than one engine worked on the tiles: {each}.")
     if written.cut:
         notes.append(
             f"{written.cut} cells are larger than the largest window that a halo of {segmentation.grid.halo} pixels "

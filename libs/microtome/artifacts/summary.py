@@ -45,6 +45,7 @@ class Summary:
     tile_size: int | None = None
     halo: int | None = None
     scale: float | None = None
+    # What ran the network, of all tiles, joined with ", "; None without tiles.
     engine: str | None = None
     model: str | None = None
     model_digest: str | None = None
@@ -58,7 +59,7 @@ class Summary:
     cut: int | None = None
     # How well tiles join, see `microtome.segmentation.seams`.
     seams: dict[str, Any] | None = None
-    # The share of its time that the network stood still while there were tiles to do.
+    # The share of its time that the network stood still while there were tiles to do; None if no tile was computed.
     engine_idle_fraction: float | None = None
     coordinates: str = "level-0 pixels, origin at the upper left corner of the slide, y down"
 

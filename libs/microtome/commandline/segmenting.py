@@ -119,7 +119,7 @@ def _say(console: Console, summary: Summary, out: Path) -> None:
         f"{summary.tiles_total:,} in the grid, {summary.tiles_skipped:,} without tissue, "
         f"{summary.tiles_cached:,} known from an earlier run",
     )
-    table.add_row("By", f"{summary.model} on {summary.engine}")
+    table.add_row("By", f"{summary.model} on {summary.engine or 'no engine'}")
     table.add_row("Time", ", ".join(f"{stage} {s:.2f} s" for stage, s in summary.stage_seconds.items()))
     for note in summary.notes:
         table.add_row("Note", f"[yellow]{note}[/yellow]")

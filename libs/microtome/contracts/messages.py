@@ -416,7 +416,7 @@ class TileRef(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferWork(Message):
-    """Subject work.infer.<model digest>: run the network on these tiles and store their cells."""
+    """Subject work.infer.<model digest>.<engine>: run the network on these tiles and store their cells."""
 
     job_id: str = ""
     workflow_id: str = ""
@@ -447,7 +447,6 @@ class TilesInferred(Message):
     attempt: int = 0
     tiles: tuple[TileRef, ...] = ()
     cells: int = 0
-    engine: str = ""
     engine_note: str = ""
     """What the job's user must know about the choice of the engine; empty: nothing."""
 
@@ -473,13 +472,11 @@ class MergeWork(Message):
     mpp_source: MppSource = MppSource.UNSPECIFIED
     tiles_total: int = 0
     tiles_skipped: int = 0
-    tiles_cached: int = 0
     model: str = ""
     model_digest: str = ""
     normalisation: Normalisation | None = None
     stage_seconds: tuple[StageSeconds, ...] = ()
     notes: tuple[str, ...] = ()
-    engine: str = ""
     staining: Staining = Staining.UNSPECIFIED
     """What the measurements split colours into."""
 

@@ -60,7 +60,8 @@ class TileCells:
     `measurements` float32 [n, len(MEASUREMENTS)], columns as in `measuring.measurements_of(stain)`, but lengths in
     model pixels (`measuring.in_micrometres` converts them). Of the whole tile, whatever was `chosen` of it: `regrown`,
     how many cells needed a larger window than the model's, and `cut`, how many the largest did not hold.
-    `seconds`: wall seconds per stage that made them.
+    `seconds`: wall seconds per stage that made them; `engine`: what ran the network; `made_by`: the run whose time
+    that was, as several may share one result. Empty where it is not known.
     """
 
     row: int
@@ -76,6 +77,8 @@ class TileCells:
     stain: Stain = HE
     regrown: int = 0
     cut: int = 0
+    engine: str = ""
+    made_by: str = ""
 
     def __len__(self) -> int:
         return int(self.seed_y.size)
@@ -101,6 +104,10 @@ class TileCells:
     def with_seconds(self, seconds: Mapping[str, float]) -> TileCells:
         """Return the same cells with more stages' seconds."""
         return replace(self, seconds={**self.seconds, **seconds})
+
+    def made(self, engine: str, by: str) -> TileCells:
+        """Return the same cells with the name of the engine and of the run that made them."""
+        return replace(self, engine=engine, made_by=by)
 
 
 def segment_tile(
@@ -178,6 +185,8 @@ def _write(cells: TileCells, path: Path, durable: bool) -> None:
         b"regrown": str(cells.regrown).encode(),
         b"cut": str(cells.cut).encode(),
         b"seconds": json.dumps(dict(cells.seconds), sort_keys=True).encode(),
+        b"engine": cells.engine.encode(),
+        b"made_by": cells.made_by.encode(),
     }
     columns = [pa.array(column) for column in (cells.seed_y, cells.seed_x, cells.area_px, cells.score)]
     schema = _SCHEMA.with_metadata(metadata)
@@ -240,6 +249,9 @@ def _parsed(table: pa.Table, path: Path) -> TileCells:
         stain=stain_named(metadata[b"stain"].decode()),
         regrown=int(metadata[b"regrown"]),
         cut=int(metadata[b"cut"]),
+        # Files of before this was kept do not say.
+        engine=metadata.get(b"engine", b"").decode(),
+        made_by=metadata.get(b"made_by", b"").decode(),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -209,17 +210,16 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
         content_key=plan.content_key,
         tiles_total=plan.tiles_total,
         tiles_skipped=plan.tiles_total - len(plan.tiles),
-        tiles_cached=sum((tile.row, tile.column) in known for tile in plan.tiles),
         model=plan.model.name,
         model_digest=plan.model.digest,
-        engine=engine.name,
         normalisation=plan.measured.normalisation,
+        made_by=uuid.uuid4().hex,
         stain=wishes.stain,
         planned=frozenset((tile.row, tile.column) for tile in plan.tiles),
     )
     small = plan.reader.width * plan.reader.height <= LABELS_PIXELS
     labels = LabelImage(plan.reader.width, plan.reader.height) if small else None
-    waiting = _Waiting(_results(wishes, plan, engine, store, known))
+    waiting = _Waiting(_results(wishes, plan, engine, store, known, how.made_by))
 
     def told(tiles: int, cells: int) -> None:
         progress(tiles, len(plan.tiles), cells)
@@ -242,9 +242,14 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
 
 
 def _results(
-    wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, known: frozenset[tuple[int, int]]
+    wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, known: frozenset[tuple[int, int]], run: str
 ) -> Iterator[TileCells]:
     """Yield the cells of all tiles in their order: those of an earlier run from its files, the others as they come."""
+
+    def keep(cells: TileCells) -> None:
+        path = store.tile(plan.content_key, cells.row, cells.column)
+        write_cells(cells.made(engine.name, run), path, durable=False)
+
     missing = [tile for tile in plan.tiles if (tile.row, tile.column) not in known]
     computed = segment(
         plan.reader,
@@ -256,13 +261,13 @@ def _results(
         decoders=wishes.threads or usable_cores(),
         workers=wishes.threads or usable_cores(),
         stain=wishes.stain,
-        keep=lambda cells: write_cells(cells, store.tile(plan.content_key, cells.row, cells.column), durable=False),
+        keep=keep,
     )
     for tile in plan.tiles:
         if (tile.row, tile.column) in known:
             yield store.read(plan.content_key, tile.row, tile.column)
         else:
-            yield next(computed)[1]
+            yield next(computed)[1].made(engine.name, run)
 
 
 class _Waiting:

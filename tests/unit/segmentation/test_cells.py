@@ -51,6 +51,22 @@ def test_what_is_written_is_read(tmp_path: Path, count: int) -> None:
         assert (read.ring(count - 1) == written.ring(count - 1)).all()
 
 
+def test_a_file_says_who_made_it_if_it_knows(tmp_path: Path) -> None:
+    path, old = tmp_path / "0-0.arrow", tmp_path / "old.arrow"
+    write_cells(cells(5).made("onnxruntime-cpu-fp32", "job/1"), path)
+    read = read_cells(path)
+    assert (read.engine, read.made_by) == ("onnxruntime-cpu-fp32", "job/1")
+    # As files were before they said it.
+    with pa.OSFile(str(path), "rb") as file:
+        table = pa.ipc.open_file(file).read_all()
+    metadata = {key: value for key, value in table.schema.metadata.items() if key not in (b"engine", b"made_by")}
+    before = table.replace_schema_metadata(metadata)
+    with pa.OSFile(str(old), "wb") as file, pa.ipc.new_file(file, before.schema) as writer:
+        writer.write_table(before)
+    read = read_cells(old)
+    assert (len(read), read.engine, read.made_by) == (5, "", "")
+
+
 def test_writing_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "0-0.arrow"
     write_cells(cells(5), path)
