@@ -11,6 +11,7 @@ import pytest
 from microtome.contracts.messages import Artifact, JobResult, SeatGranted
 from microtome.domain.commands import ReportFailure, ReportSuccess, Start
 from microtome.eventlog.log import Append, NewEvent
+from microtome.tissue.store import outline_of
 from tests.integration.gateway.conftest import Running, registered
 from tests.integration.gateway.test_workflows import job
 
@@ -73,6 +74,56 @@ async def test_a_failure_means_what_the_branch_says(gateway: Running) -> None:
     cancelled = (await gateway.post(f"/workflows/{workflow['id']}/cancel")).json()
     assert {each["status"] for each in cancelled["jobs"]} == {"CANCELLED"}
     assert (cancelled["status"], cancelled["percent_complete"]) == ("CANCELLED", 100)
+
+
+async def test_what_was_drawn_stays_with_a_job_that_is_cancelled_retried_and_looked_back_at(gateway: Running) -> None:
+    slide = await registered(gateway, mpp=0.5)
+    folder = gateway.data_dir / "slides" / slide
+    folder.mkdir(parents=True)
+    ring = [[10, 20], [310, 20], [310, 320], [10, 320], [10, 20]]
+    tissue = {"type": "Polygon", "coordinates": [ring]}
+    workflow = await submitted(
+        gateway, *[job(slide, key, parameters={"tissue": tissue, "stain": "hdab"}) for key in ("a", "b")]
+    )
+    first, second = (each["id"] for each in workflow["jobs"])
+    kept = outline_of(folder / "slide.tif", workflow["jobs"][0]["parameters"]["tissue"]["sha256"])
+    assert [each.tolist() for each in kept.polygons[0]] == [ring]
+    await seated(gateway)
+    await fail(gateway, workflow["id"], first)
+    assert (await gateway.post(f"/jobs/{first}/retry")).status_code < 300
+    assert (await gateway.post(f"/jobs/{second}/cancel")).status_code < 300
+    assert (await gateway.post(f"/jobs/{second}/retry")).status_code < 300
+    run = gateway.gateway.workflows.execute
+    started = await run(workflow["id"], Start(first, 0))
+    attempt = started[0].message.attempt  # type: ignore[union-attr]
+    assert attempt == 2
+    await run(workflow["id"], ReportSuccess(first, attempt, JobResult(tiles_total=3, tiles_processed=3, cells=7)))
+
+    address = f"/workflows/{workflow['id']}"
+    events = (await gateway.get(f"{address}/events")).json()["items"]
+    seen = [(await gateway.get(address, params={"at": event["position"]})).json() for event in events]
+    statuses = [[each["status"] for each in then["jobs"]] for then in seen]
+    assert [(event["type"], *those) for event, those in zip(events, statuses, strict=True)] == [
+        ("WorkflowSubmitted", "PENDING", "PENDING"),
+        ("JobStarted", "RUNNING", "PENDING"),
+        ("JobFailed", "FAILED", "PENDING"),
+        ("JobRetried", "PENDING", "PENDING"),
+        ("JobCancelled", "PENDING", "CANCELLED"),
+        ("JobRetried", "PENDING", "PENDING"),
+        ("JobStarted", "RUNNING", "PENDING"),
+        ("JobSucceeded", "SUCCEEDED", "PENDING"),
+    ]
+    # At every moment they are the jobs that were submitted, and what they point at is still there.
+    for then in seen:
+        assert [each["parameters"] for each in then["jobs"]] == [each["parameters"] for each in workflow["jobs"]]
+    assert len([*folder.rglob("*.geojson")]) == 1
+    # What the workers are told is what was drawn.
+    state, _ = await gateway.gateway.workflows.load(workflow["id"])
+    for each in state.jobs.values():
+        chosen = each.spec.parameters
+        assert chosen is not None
+        assert chosen.tissue is not None
+        assert outline_of(folder / "slide.tif", chosen.tissue.sha256).document == kept.document
 
 
 async def test_two_policies_for_one_branch_are_refused(gateway: Running) -> None:
