@@ -188,6 +188,8 @@ async def test_an_archive_has_everything_until_it_is_deleted(
         "cells.geojson": b"{}" * 500_000,
         "overlay.jpg": b"picture",
         "summary.json": orjson.dumps(summary),
+        "tissue.geojson": b"{}",
+        "tissue_drawn.geojson": b"{}",
     }
     job_id = await finished(gateway, files)
     path = f"/jobs/{job_id}/artifacts.zip"
@@ -203,6 +205,8 @@ async def test_an_archive_has_everything_until_it_is_deleted(
         assert {name: archive.read(name) for name in files} == files
         assert archive.getinfo("cells.geojson").compress_size < 50_000
         about = archive.read("README.txt").decode()
+        assert all(f"{name}\n    " in about for name in files)
+        assert "A file of this job" not in about, "what each is, is said"
         assert "y: tile c begins at min(c * 128, 448) and is 192 pixels long; c = min(max(floor((s - 32) / 128" in about
         for name, picture in drawn[1].items():
             encoded = np.frombuffer(archive.read(f"masks/{name}"), np.uint8)
