@@ -21,6 +21,7 @@ def serve() -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(_bound(settings.gateway_host, settings.gateway_port))
         # Imported here: what cannot start should say so at once, and these take a while.
+        from microtome.garbage import settled
         from microtome.telemetry import logging as logs
         from microtome.telemetry import tracing
         from microtome.telemetry.metrics import serve_metrics
@@ -36,6 +37,7 @@ def serve() -> None:
         stack.callback(serve_metrics(settings.metrics_port, metrics.registry, settings.metrics_host).close)
         server = http_server(create_app(settings, metrics), loop="uvloop")
         listen(listener)
+        stack.enter_context(settled())
         server.run(sockets=[listener])
         if not server.started:
             raise ConfigurationError("The gateway did not start; the log says why.")

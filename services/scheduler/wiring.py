@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from microtome.eventlog.snapshots import PostgresSnapshots
+from microtome.garbage import settled
 from microtome.leases.lease import Expired
 from microtome.process import connected, until
 from microtome.relay.checkpoint import PostgresCheckpoint
@@ -44,4 +45,5 @@ async def serve(stop: asyncio.Event) -> None:
 
         leadership = PostgresLeadership(settings.microtome_database_url)
         parts = (relay.run, recovery.run, Keeping(state, snapshots).run, ask)
-        await until(stop, Scheduler(process.log, decider, leadership, parts, metrics.led).run())
+        with settled():
+            await until(stop, Scheduler(process.log, decider, leadership, parts, metrics.led).run())

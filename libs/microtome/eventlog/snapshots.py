@@ -65,7 +65,9 @@ class PostgresSnapshots:
 
     async def store(self, cursor: Cursor, data: bytes) -> None:
         """Keep a state; see `Snapshots.store`. Raises `Unavailable`."""
-        async with self._database.connection() as connection:
+        async with self._database.connection() as connection, connection.transaction():
+            # Readers of the log wait for whoever writes; nobody shall wait for the disk because of a cache.
+            await connection.execute("set local synchronous_commit = off")
             await connection.execute(_STORE, self._name, self._format, cursor.xid, cursor.position, data)
 
     async def discard(self) -> None:
