@@ -145,6 +145,85 @@ def test_killed_and_typed_again_nothing_is_computed_twice(slide: Path, tmp_path:
         assert (undisturbed / name).read_bytes() == (out / name).read_bytes()
 
 
+def published(folder: Path) -> dict[str, bytes]:
+    """What an image's files hold, but for the one that says how long it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "summary.json"}
+
+
+def killed_before(name: str, wishes: Wishes) -> None:
+    """Run until this file is to appear."""
+    replace = Path.replace
+
+    def until(path: Path, target: Path) -> Path:
+        if target == wishes.out / name:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "replace", until)
+        with pytest.raises(KeyboardInterrupt):
+            segment_image(wishes, OnnxRuntimeEngine, lambda *_: None)
+
+
+def test_killed_while_the_files_appear_it_goes_on(whole: Path, slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ring = [[100, 200], [500, 220], [300, 600], [100, 200]]
+    drawn = Wishes(image=slide, out=out, tissue={"type": "Polygon", "coordinates": [ring]})
+    killed_before("labels.tif", drawn)
+    there = {path.name for path in out.iterdir()}
+    assert {WORK, "cells.parquet"} < there
+    assert not {"labels.tif", "tissue_drawn.geojson", "summary.json"} & there
+    killed_before("summary.json", drawn)
+    assert (out / "tissue_drawn.geojson").exists()
+    (out / "notes.txt").write_text("mine")
+    # With other wishes nothing of the earlier run stays.
+    summary = segment_image(Wishes(image=slide, out=out), Counting, lambda *_: None)
+    assert summary.tiles_cached == summary.tiles_processed > 0
+    assert published(out) == {**published(whole), "notes.txt": b"mine"}
+    assert typed(slide, "--out", out, "--engine", FP32) == 1
+
+
+def test_what_a_power_cut_damaged_is_computed_again(whole: Path, slide: Path, tmp_path: Path) -> None:
+    out, engines = tmp_path / "out", list[Counting]()
+    wishes = Wishes(image=slide, out=out, tile_size=384)
+    killed_before("summary.json", wishes)
+    tiles = sorted((out / WORK).rglob("*-*.arrow"))
+    assert len(tiles) > 4
+    tiles[0].write_bytes(b"")
+    os.truncate(tiles[2], tiles[2].stat().st_size // 2)
+    tiles[3].write_bytes(bytes(tiles[3].stat().st_size))
+    others = [path for name in ("normalisation.json", "published.json", "*.npz") for path in (out / WORK).rglob(name)]
+    assert len(others) == 3
+    for torn in others:
+        os.truncate(torn, torn.stat().st_size // 2)
+
+    def opened(model: Model) -> Engine:
+        engines.append(Counting(model))
+        return engines[-1]
+
+    summary = segment_image(wishes, opened, lambda *_: None)
+    assert summary.tiles_cached == len(tiles) - 3
+    assert engines[0].calls == 3
+    assert cells_of(out) == cells_of(whole)
+
+
+def test_where_no_tissue_is_found_each_drawing_has_its_own_colours(tmp_path: Path) -> None:
+    # Grey stripes on glass: no tissue, so the colours are measured where somebody drew.
+    picture = np.full((600, 600, 3), 243, np.uint8)
+    picture[:, 400::16] = (170, 170, 172)
+    Image.fromarray(picture).save(tmp_path / "grey.png")
+    measured = []
+    for left in (20, 420):
+        ring = [[left, 50], [left + 150, 50], [left + 150, 550], [left, 550], [left, 50]]
+        drawn = {"type": "Polygon", "coordinates": [ring]}
+        killed_before(
+            "summary.json",
+            Wishes(image=tmp_path / "grey.png", out=tmp_path / "out", mpp=0.5, tissue=drawn, tile_size=320),
+        )
+        measured.append(len(list((tmp_path / "out" / WORK).rglob("normalisation.json"))))
+    assert measured == [1, 2]
+
+
 def test_a_region_has_the_slides_cells(whole: Path, slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "part"
     assert typed(slide, "--out", out, "--engine", FP32, "--region", "100,200,300,250") == 0

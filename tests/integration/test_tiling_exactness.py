@@ -275,7 +275,8 @@ def with_large_nucleus(picture: np.ndarray, x: int, y: int, radius: float) -> np
     density = -np.log10(np.maximum(picture, 1) / 243)
     density = density * (1 - cell) + cell * np.array([0.08, 0.33, 0.18])
     density += nucleus * (0.55 + 0.08 * grain / grain.std())[..., None] * np.array([0.62, 0.72, 0.30])
-    return np.clip(np.rint(243 * 10**-density), 0, 255).astype(np.uint8)
+    light: np.ndarray = np.clip(np.rint(243 * 10**-density), 0, 255).astype(np.uint8)
+    return light
 
 
 @pytest.mark.parametrize(("radius", "beside"), [(30, -8), (40, -20), (40, 0), (40, 21)])

@@ -1,9 +1,11 @@
 """Segmenting one image on this machine.
 
 Promises: the files that a job has (`microtome.artifacts.making`), and for small images `labels.tif`; they appear when
-all of them are whole. A run that was stopped, in whatever way, goes on where it was: no tile is computed twice. Tiles
-without tissue are skipped; cells are those of the services, whatever the number of threads.
-Refuses: a folder that has results already (`Conflict`), and all that cannot be segmented, before anything is computed.
+all of them are whole. A run that was stopped, in whatever way and also while they appeared, goes on where it was: no
+tile is computed twice, but those that a power cut damaged. Tiles without tissue are skipped; cells are those of the
+services, whatever the number of threads.
+Refuses: a folder that has results already or something else (`Conflict`), and all that cannot be segmented, before
+anything is computed.
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ from microtome.tissue.tiles import tiles_of, tiles_with_tissue
 
 # Below the folder for the results while they are made.
 WORK = ".tiles"
+# The file that appears last: where it is, everything is.
+LAST = "summary.json"
+# In `WORK`: the names of what was about to appear.
+_PUBLISHED = "published.json"
 # Labels are drawn of images of at most so many model pixels.
 LABELS_PIXELS = 1 << 26
 
@@ -94,8 +100,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     `ConfigurationError`, `InvalidRequest` for a region off the image, `InvalidTissue`, `EngineFailed`, `NoRoom`.
     """
     out = wishes.out
-    if out.exists() and (not out.is_dir() or any(path.name != WORK for path in out.iterdir())):
-        raise Conflict(f"{out} has something in it already; choose a folder that is empty or does not exist.")
+    _refuse_others(out)
     work = out / WORK
     model = load_model(wishes.model)
     began = time.perf_counter()
@@ -112,6 +117,15 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     _publish(draft, out)
     shutil.rmtree(work)
     return summary
+
+
+def _refuse_others(out: Path) -> None:
+    """Raise `Conflict` unless a run may begin in this folder or go on in it, also one killed while it published."""
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {LAST}
+    if LAST in names or (names and WORK not in names):
+        raise Conflict(f"{out} has something in it already; choose a folder that is empty or does not exist.")
 
 
 def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: ResultStore, opened: float) -> _Plan:
@@ -142,8 +156,9 @@ def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: Resu
     sampled = mask if mask.bits.any() else where
     blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), sampled, scale)
     tiles = along_curve(tile for tile in everywhere if region is None or region.meets(tile.core, scale))
+    sampling = {**facts, "drawn": outline.sha256 if outline is not None and sampled is not mask else None}
     measured = _measured(
-        reader, blocks, model, grid, tiles, store, content_key(source.sha256, model, facts), wishes.threads
+        reader, blocks, model, grid, tiles, store, content_key(source.sha256, model, sampling), wishes.threads
     )
     return _Plan(
         source=source,
@@ -174,18 +189,16 @@ def _measured(
 ) -> Measured:
     """The normalisation, measured once for all runs into one folder."""
     path = store.tile(key, 0, 0).with_name("normalisation.json")
-    if path.is_file():
-        known = json.loads(path.read_text("utf-8"))
+    known = _read_json(path)
+    if isinstance(known, dict):
         return Measured(Normalisation(tuple(known["low"]), tuple(known["high"])), {})
     measured = measure_normalisation(reader, blocks, model.percentiles, grid, tiles, threads=threads or usable_cores())
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(asdict(measured.normalisation)), "utf-8")
-    aside.replace(path)
+    _write_json(path, asdict(measured.normalisation))
     return measured
 
 
 def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft: Path, progress: Progress) -> Summary:
-    known = store.known(plan.content_key)
+    known = _whole(plan.tiles, plan.content_key, store, wishes.threads or usable_cores())
     slide = SourceSlide(
         slide_id=plan.source.sha256[:16],
         sha256=plan.source.sha256,
@@ -235,10 +248,26 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
     # The files were written while the network ran: what they took is what was not spent waiting for it.
     stages = {**summary.stage_seconds, "merge": round(summary.stage_seconds["merge"] - waiting.seconds, 4)}
     summary = replace(summary, stage_seconds=stages)
-    summary.save(draft / "summary.json")
+    summary.save(draft / LAST)
     if labels is not None:
         labels.save(draft / "labels.tif", plan.source.mpp * how.scale)
     return summary
+
+
+def _whole(tiles: Sequence[Tile], key: str, store: ResultStore, threads: int) -> frozenset[tuple[int, int]]:
+    """Row and column of those tiles that an earlier run did. A power cut may have damaged some: these are forgotten."""
+    there = store.known(key)
+
+    def readable(at: tuple[int, int]) -> bool:
+        try:
+            store.read(key, *at)
+        except ResultGone:
+            return False
+        return True
+
+    known = [at for tile in tiles if (at := (tile.row, tile.column)) in there]
+    with ThreadPoolExecutor(threads) as pool:
+        return frozenset(at for at, whole in zip(known, pool.map(readable, known), strict=True) if whole)
 
 
 def _results(
@@ -297,6 +326,26 @@ class _Waiting:
 
 
 def _publish(draft: Path, out: Path) -> None:
-    """Give the files their place, the summary last: where it is, everything is."""
-    for path in sorted(draft.iterdir(), key=lambda path: path.name == "summary.json"):
-        path.replace(out / path.name)
+    """Give the files their place, the last one last; what an earlier run with other wishes had left there goes."""
+    noted, names = out / WORK / _PUBLISHED, {path.name for path in draft.iterdir()}
+    earlier = _read_json(noted)
+    before = frozenset(map(str, earlier)) if isinstance(earlier, list) else frozenset()
+    _write_json(noted, sorted(names | before))
+    for name in before - names:
+        (out / name).unlink(missing_ok=True)
+    for name in sorted(names, key=lambda name: (name == LAST, name)):
+        (draft / name).replace(out / name)
+
+
+def _read_json(path: Path) -> object:
+    """What `_write_json` wrote; None where there is nothing, or what a power cut left of it."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: object) -> None:
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(value), "utf-8")
+    aside.replace(path)
