@@ -227,8 +227,8 @@ async def test_parameters_are_checked_and_tiles_are_counted(gateway: Running) ->
     assert jobs["a"]["parameters"]["halo"] == 128
     assert jobs["a"]["parameters"]["region"] == region
     assert jobs["a"]["parameters"]["normalisation"] == clear
-    # Cores of 256 and of 320 model pixels of 0.5 µm.
-    assert [jobs[key]["expected_tiles"] for key in "abcde"] == [4 * 4, 4 * 3, 13 * 10, 7 * 5, 1]
+    # Cores of 256 and of 288 model pixels of 0.5 µm.
+    assert [jobs[key]["expected_tiles"] for key in "abcde"] == [4 * 4, 4 * 3, 14 * 12, 7 * 6, 1]
     wrong: list[Json] = [
         {"region": {**region, "width": 901}},
         {"region": {"x": 0, "y": 0, "width": 10, "height": 801}},
@@ -250,10 +250,10 @@ async def test_progress_counts_tiles_not_jobs(gateway: Running) -> None:
         gateway, job(slide, "mask", type="TISSUE_MASK"), job(slide, "big", parameters={"tile_size": 512})
     )
     mask, big = workflow["jobs"]
-    assert (mask["expected_tiles"], big["expected_tiles"]) == (1, 130)
+    assert (mask["expected_tiles"], big["expected_tiles"]) == (1, 168)
     await seated(gateway)
     await succeed(gateway, workflow["id"], mask["id"], JobResult(tiles_total=1, engine="e", model="m"))
-    assert (await gateway.get(f"/workflows/{workflow['id']}")).json()["percent_complete"] == pytest.approx(0.8)
+    assert (await gateway.get(f"/workflows/{workflow['id']}")).json()["percent_complete"] == pytest.approx(0.6)
 
 
 async def test_lists_come_in_pages_that_miss_nothing(gateway: Running) -> None:
