@@ -4,11 +4,13 @@ On the same slides, with the same weights and on the same cores, in turns within
 `eval_whole_slide_image` with its GeoJSON; the way that it chooses for an image in memory; Microtome's bare engine from
 the file to cells.geojson, with the engine that `auto` picks and in fp32; `microtome segment` with all files; and the
 services, from the accepted workflow to all files downloaded. Each runs in a process of its own, which has loaded its
-model and its compiled code and has run once; what one run read or decoded is forgotten before the next.
+model and its compiled code and has been over a small slide in the same way; what one run read or decoded is forgotten
+before the next. Every way runs as often as every other; seconds are medians.
 
 Both read CMU-1-Small-Region (0.499 µm/px) pixel by pixel, as at 0.5. Cells agree with those that the package finds when
 it runs untiled, normalised once for the whole image: F1 at IoU 0.5, objects under the model's least size left out of
-both. The last line is one JSON object; where slides differ, the worse one.
+both. The convolutions' share of the peak counts the operations of the network that the engine runs: fewer than the
+model's where it is rewritten. The last line is one JSON object; where slides differ, the worse one.
 """
 
 from __future__ import annotations
@@ -16,10 +18,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,23 +27,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
+import pyarrow.parquet as pq
+import shapely
 from rich.console import Console
 from rich.table import Table
+from skimage.draw import polygon
 
 from microtome.embedded.supervisor import EmbeddedStack
 from microtome.scoring.scores import scores
+from microtome.segmentation.engine import usable_cores
 from microtome.segmentation.model import Model, load_model
 from microtome.slides.conversion import make_readable
 from microtome.slides.opening import open_slide
 from microtome.slides.synthetic import write_synthetic_slide
 from tests.bench import machine
-from tests.bench.engine_peak import conv_gflop_per_mpix, measured_peak_gflops
-from tests.bench.pipeline import through_services
+from tests.bench.child import Child
+from tests.bench.convolution import convolution_peak, executed_flops_per_pixel
+from tests.bench.pipeline import WORKERS, through_services
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -51,56 +54,6 @@ REAL = (SHARED / "slides" / "CMU-1-Small-Region.svs", SHARED / "tiles" / "HE_exa
 MPP = 0.5
 FP32 = "onnxruntime-cpu-fp32"
 WAYS = ("package slide", "package memory", "auto", "fp32", "segment", "services")
-
-
-class Child:
-    """A process that answers one JSON line with another, and whose memory is watched."""
-
-    def __init__(self, *command: str) -> None:
-        self._command = " ".join(command)
-        environment = {**os.environ, "PYTHONPATH": f"libs{os.pathsep}.", "TQDM_DISABLE": "1"}
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        self.hello = self._read()
-        self.idle_mb = machine.peak_rss_mb(psutil.Process(self._process.pid))
-
-    def ask(self, **wish: object) -> dict[str, Any]:
-        """Run something; the answer has `peak_mb`, the largest resident set until now."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(wish) + "\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        return {**answer, "peak_mb": machine.peak_rss_mb(psutil.Process(self._process.pid))}
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._log.seek(0)
-            text = self._log.read().decode(errors="replace")[-2000:]
-            raise SystemExit(f"{self._command} failed:\n{text}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._log.close()
 
 
 @dataclass
@@ -140,10 +93,13 @@ class Bench:
 
     def ours_run(self, slide: Slide, way: str, what: str) -> dict[str, Any]:
         """Have Microtome do something to the slide."""
-        labels = self.folder / f"{slide.path.stem}-{way}.npy" if what == "engine" else None
-        return self.ours[way].ask(
-            what=what, image=str(slide.path), mpp=MPP, out=str(self.folder / "out"), labels=labels and str(labels)
+        labels, out = self.folder / f"{slide.path.stem}-{way}.npy", self.folder / "out"
+        found = self.ours[way].ask(
+            what=what, image=str(slide.path), mpp=MPP, out=str(out), labels=str(labels) if what == "engine" else None
         )
+        if what == "segment":
+            np.save(labels, drawn(out / "cells.parquet", json.loads((out / "summary.json").read_bytes())))
+        return found
 
     async def services_run(self, slide: Slide) -> dict[str, Any]:
         """Have the services do it; uploading and converting the slide are not timed."""
@@ -151,7 +107,15 @@ class Bench:
         shutil.rmtree(downloads, ignore_errors=True)
         downloads.mkdir()
         found = await through_services(self.stack, slide.path, downloads)
-        return {"seconds": found["seconds"], "cells": found["summary"]["cells"], "summary": found["summary"]}
+        summary, engine = found["summary"], self.ours["auto"].hello["engine"]
+        if summary["engine"] != engine:
+            raise SystemExit(
+                f"the services ran {summary['engine']}, the bare engine {engine}: they are not to be compared"
+            )
+        np.save(self.folder / f"{slide.path.stem}-services.npy", drawn(downloads / "cells.parquet", summary))
+        pids = {name: pid for name in WORKERS if (pid := self.stack.pid(name)) is not None}
+        peak = sum(machine.peaks(pids).values())
+        return {"seconds": found["seconds"], "cells": summary["cells"], "peak_mb": peak}
 
     def labels(self, slide: Slide, name: str) -> np.ndarray:
         """What a run left, objects under the model's least size taken out, cut to the slide."""
@@ -167,22 +131,41 @@ class Bench:
             yield Path(shutil.copyfile(slide.path, Path(folder) / slide.path.name))
 
 
-async def measure(bench: Bench, slides: Sequence[Slide], repeats: int, package_repeats: int) -> None:
+def drawn(cells: Path, summary: dict[str, Any]) -> np.ndarray:
+    """The label image that outlines stand for: the model pixels whose middles they enclose."""
+    labels = np.zeros((summary["grid_height"], summary["grid_width"]), np.int32)
+    outlines = shapely.from_wkb(pq.read_table(cells, columns=["geometry"])["geometry"].to_numpy(zero_copy_only=False))
+    for label, outline in enumerate(outlines, 1):
+        points = shapely.get_coordinates(outline.exterior) / summary["scale"] - 0.5
+        labels[polygon(points[:, 1], points[:, 0], labels.shape)] = label
+    return labels
+
+
+async def warm(bench: Bench) -> None:
+    """Send every way over a small slide; the package twice in memory, as TorchScript compiles at its second call."""
+    path = bench.folder / "warm.tif"
+    write_synthetic_slide(path, size=1024, seed=1)
+    slide = Slide(path, 1.05)
+    for way, what in (("package slide", "slide"), ("package memory", "memory"), ("package memory", "memory")):
+        bench.package_run(slide, way, what)
+    await bench.services_run(slide)
+
+
+async def measure(bench: Bench, slides: Sequence[Slide], repeats: int) -> None:
     """All runs, in turns."""
-    for number in range(repeats):
+    for _ in range(repeats):
         for slide in slides:
-            if number < package_repeats:
-                _note(slide, "package slide", bench.package_run(slide, "package slide", "slide"))
-            if number == 0:
-                _note(slide, "package memory", bench.package_run(slide, "package memory", "memory"))
+            _note(slide, "package slide", bench.package_run(slide, "package slide", "slide"))
+            _note(slide, "package memory", bench.package_run(slide, "package memory", "memory"))
             _note(slide, "auto", bench.ours_run(slide, "auto", "engine"))
             _note(slide, "fp32", bench.ours_run(slide, "fp32", "engine"))
-            _note(slide, "segment", bench.ours_run(slide, "auto", "segment"))
+            _note(slide, "segment", bench.ours_run(slide, "segment", "segment"))
             _note(slide, "services", await bench.services_run(slide))
     for slide in slides:
         slide.untiled = _untiled(bench, slide)
         truth = bench.labels(slide, "untiled")
-        for way, name in (("package slide", "slide"), ("package memory", "memory"), ("auto", "auto"), ("fp32", "fp32")):
+        for way in WAYS:
+            name = way.removeprefix("package ")
             slide.f1[way] = scores(truth, _fitted(bench.labels(slide, name), truth.shape)).f1_50
 
 
@@ -204,10 +187,23 @@ def _note(slide: Slide, way: str, run: dict[str, Any]) -> None:
     print(f"{slide.path.name:26} {way:15} {run['seconds']:8.3f} s  {run['cells']:6} cells", file=sys.stderr, flush=True)
 
 
-def network_share(slide: Slide, way: str, gflop: float, peak: float) -> float:
-    """The convolutions' share of the peak while the network ran."""
-    run = slide.best(way)
-    return float(run["network_mpix"] * gflop / run["stages"]["network"] / peak)
+@dataclass(frozen=True)
+class Roof:
+    """What an engine computes for a megapixel, and how much of that a second this machine can do; in 10⁹ operations."""
+
+    gflop: float
+    peak: float
+
+    @classmethod
+    def of(cls, model: Model, engine: str) -> Roof:
+        """Measure it, in the precision of `engine`."""
+        precision: Any = engine.rsplit("-", 1)[-1]
+        peak = convolution_peak(precision, usable_cores(), seconds=4.0)
+        return cls(executed_flops_per_pixel(model, engine) / 1e3, peak / 1e9)
+
+    def share(self, run: dict[str, Any]) -> float:
+        """The convolutions' share of the peak while the network ran."""
+        return float(run["network_mpix"] * self.gflop / run["stages"]["network"] / self.peak)
 
 
 def head_ms(slide: Slide) -> float:
@@ -216,9 +212,8 @@ def head_ms(slide: Slide) -> float:
     return float(1000 * run["stages"]["head"] / run["network_mpix"])
 
 
-def summary(bench: Bench, slides: Sequence[Slide], peaks: dict[str, float]) -> dict[str, Any]:
+def summary(bench: Bench, slides: Sequence[Slide], roofs: dict[str, Roof]) -> dict[str, Any]:
     """The last line."""
-    gflop = conv_gflop_per_mpix(bench.model.network)
 
     def worst(values: list[float], digits: int = 3) -> float:
         return round(min(values), digits)
@@ -234,6 +229,7 @@ def summary(bench: Bench, slides: Sequence[Slide], peaks: dict[str, float]) -> d
         "engine_fp32_s": most([slide.seconds("fp32") for slide in slides]),
         "segment_s": most([slide.seconds("segment") for slide in slides]),
         "services_s": most([slide.seconds("services") for slide in slides]),
+        "services_over_engine": most([slide.seconds("services") / slide.seconds("auto") for slide in slides]),
         "services_over_segment": most([slide.seconds("services") / slide.seconds("segment") for slide in slides]),
         "speedup_vs_package_wsi": worst([s.seconds("package slide") / s.seconds("auto") for s in slides], 1),
         "speedup_fp32_vs_package_wsi": worst([s.seconds("package slide") / s.seconds("fp32") for s in slides], 1),
@@ -242,16 +238,18 @@ def summary(bench: Bench, slides: Sequence[Slide], peaks: dict[str, float]) -> d
         "f1_package_memory_vs_untiled": worst([slide.f1["package memory"] for slide in slides], 4),
         "f1_ours_vs_untiled": worst([slide.f1["auto"] for slide in slides], 4),
         "f1_fp32_vs_untiled": worst([slide.f1["fp32"] for slide in slides], 4),
-        "conv_peak_share": worst([network_share(slide, "auto", gflop, peaks["auto"]) for slide in slides]),
-        "conv_peak_share_fp32": worst([network_share(slide, "fp32", gflop, peaks["fp32"]) for slide in slides]),
-        "conv_peak_gflops": {way: round(peak, 1) for way, peak in peaks.items()},
+        "f1_segment_vs_untiled": worst([slide.f1["segment"] for slide in slides], 4),
+        "f1_services_vs_untiled": worst([slide.f1["services"] for slide in slides], 4),
+        "conv_peak_share": worst([roofs["auto"].share(slide.best("auto")) for slide in slides]),
+        "conv_peak_share_fp32": worst([roofs["fp32"].share(slide.best("fp32")) for slide in slides]),
+        "conv_peak_gflops": {way: round(roof.peak, 1) for way, roof in roofs.items()},
+        "conv_gflop_per_mpix": {way: round(roof.gflop, 1) for way, roof in roofs.items()},
         "head_ms_per_mpx": most([head_ms(slide) for slide in slides], 2),
         "mpix_per_s": worst([slide.mpix / slide.seconds("auto") for slide in slides]),
         "mm2_per_s": worst([slide.mpix * mm2 / slide.seconds("auto") for slide in slides]),
         "cells_per_s": worst([slide.best("auto")["cells"] / slide.seconds("auto") for slide in slides], 1),
         "engine_idle_fraction": most([slide.best("auto")["idle"] for slide in slides], 4),
-        "peak_mb": {way: most([run["peak_mb"] for s in slides for run in s.runs[way] if "peak_mb" in run], 1)
-                    for way in WAYS if way != "services"},
+        "peak_mb": {way: most([run["peak_mb"] for slide in slides for run in slide.runs[way]], 1) for way in WAYS},
         "engine": bench.ours["auto"].hello["engine"],
         "slides": [slide.path.name for slide in slides],
         "repeats": len(slides[0].runs["auto"]),
@@ -263,15 +261,27 @@ def show(slides: Sequence[Slide]) -> None:
     """The table."""
     for slide in slides:
         table = Table(title=f"{slide.path.name}, {slide.mpix:.2f} MPix, package untiled: {slide.untiled:,} cells")
-        for name in ("", "s (median)", "s (best)", "MPix/s", "mm²/s", "cells", "cells/s", "peak MB", "F1", "idle"):
+        for name in (
+            "",
+            "runs",
+            "s (median)",
+            "s (best)",
+            "MPix/s",
+            "mm²/s",
+            "cells",
+            "cells/s",
+            "peak MB",
+            "F1",
+            "idle",
+        ):
             table.add_column(name, justify="left" if not name else "right")
         for way in WAYS:
             seconds, best = slide.seconds(way), slide.best(way)
             table.add_row(
-                way, f"{seconds:.3f}", f"{best['seconds']:.3f}", f"{slide.mpix / seconds:.2f}",
-                f"{slide.mpix * MPP**2 / seconds:.2f}", f"{best['cells']:,}", f"{best['cells'] / seconds:,.0f}",
-                f"{best['peak_mb']:,.0f}" if "peak_mb" in best else "–",
-                f"{slide.f1[way]:.4f}" if way in slide.f1 else "–",
+                way, f"{len(slide.runs[way])}", f"{seconds:.3f}", f"{best['seconds']:.3f}",
+                f"{slide.mpix / seconds:.2f}", f"{slide.mpix * MPP**2 / seconds:.2f}",
+                f"{best['cells']:,}", f"{best['cells'] / seconds:,.0f}",
+                f"{best['peak_mb']:,.0f}", f"{slide.f1[way]:.4f}",
                 f"{best['idle']:.3f}" if best.get("idle") is not None else "–",
             )  # fmt: skip
         Console(width=140).print(table)
@@ -303,8 +313,7 @@ async def bench_all(options: argparse.Namespace, folder: Path) -> None:
     """Start everything, measure, print."""
     model = load_model(options.model)
     slides = chosen_slides(folder)
-    threads = str(len(os.sched_getaffinity(0)))
-    peaks: dict[str, float] = {}
+    threads = str(usable_cores())
     began = time.perf_counter()
     async with EmbeddedStack(folder / "stack") as stack:
         with ExitStack() as children:
@@ -315,25 +324,23 @@ async def bench_all(options: argparse.Namespace, folder: Path) -> None:
                 ours={
                     "auto": children.enter_context(Child(*ours, "auto", threads)),
                     "fp32": children.enter_context(Child(*ours, FP32, threads)),
+                    "segment": children.enter_context(Child(*ours, "auto", threads)),
                 },
                 stack=stack,
                 model=model,
                 folder=folder,
             )
-            for slide in slides:
-                await bench.services_run(slide)  # warm
-            await measure(bench, slides, options.repeats, options.package_repeats)
-            for way, child in bench.ours.items():
-                peaks[way] = measured_peak_gflops(child.hello["engine"], int(threads))
+            await warm(bench)
+            await measure(bench, slides, options.repeats)
+            roofs = {way: Roof.of(model, bench.ours[way].hello["engine"]) for way in ("auto", "fp32")}
     show(slides)
-    found = summary(bench, slides, peaks)
+    found = summary(bench, slides, roofs)
     print(json.dumps({**found, "bench_s": round(time.perf_counter() - began, 1)}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each of Microtome's ways (default 5)")
-    parser.add_argument("--package-repeats", type=int, default=2, help="runs of the package over slides (default 2)")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of every way, the package's included (default 2)")
     parser.add_argument("--model", default="embedded", help="a model, or its folder")
     parser.add_argument("--package", default=str(ROOT / ".venv-parity" / "bin" / "python"), help="has instanseg-torch")
     options = parser.parse_args()

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import psutil
 
+from microtome.segmentation.engine import usable_cores
+
 
 def facts() -> dict[str, str | int | float]:
     """The machine, and how busy others kept it."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -24,6 +26,8 @@ def facts() -> dict[str, str | int | float]:
 
 
 def _cpu_name() -> str:
+    if not Path("/proc/cpuinfo").is_file():
+        return platform.processor() or platform.machine()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
@@ -46,7 +50,9 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def peak_rss_mb(process: psutil.Process) -> float:
-    """The largest resident set a process ever had."""
+    """The largest resident set a process ever had; the one it has now where the system tells no more (macOS)."""
+    if not Path("/proc/self/status").is_file():
+        return float(process.memory_info().rss / 2**20)
     status = Path(f"/proc/{process.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
