@@ -67,6 +67,10 @@ async def test_cells_are_those_of_the_bare_engine_and_none_lies_on_glass(live: L
     again = by_key(await live.finished(user, await user.create_workflow("again", [cells(slide)])))["cells"]
     assert again["result"] is not None
     assert again["result"]["tiles_cached"] == result["tiles_processed"]
+    # And says what had computed it, and that it took no time of the network.
+    assert again["result"]["engine"] == result["engine"] != ""
+    assert "network" in result["stage_seconds"].keys() - again["result"]["stage_seconds"].keys()
+    assert (await user.result(again["id"]))["summary"]["engine_idle_fraction"] is None
     same, same_ids = cells_in(await user.download(again["id"], "cells.parquet", live.folder / "again.parquet"))
     assert (same, same_ids) == (found, ids)
     # To the last byte of every file, but for the one that says how long it took.
