@@ -11,7 +11,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from microtome.segmentation.grow import sigmoid
 from microtome.segmentation.head import find_instances
 from microtome.segmentation.model import Model
 from tests.parity.cases import Suite
