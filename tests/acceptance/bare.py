@@ -11,7 +11,9 @@ from microtome.artifacts.outlines import outlines
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
+from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.run import segment
+from microtome.segmentation.sampling import sample_histogram, sampling_grid, spread
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import MPP
 from microtome.tissue.mask import find_tissue
@@ -27,10 +29,13 @@ def bare_cells(path: Path, *, tile_size: int, halo: int, mpp: float = MPP) -> Ce
     model = load_model("embedded")
     reader = SlideReader(path, mpp, model.mpp)
     grid = Grid(reader.width, reader.height, tile_size, halo)
-    tissue = {(tile.row, tile.column) for tile in tiles_with_tissue(grid, find_tissue(path, mpp), reader.scale[0])}
+    mask, scale = find_tissue(path, mpp), reader.scale[0]
+    tiles = tiles_with_tissue(grid, mask, scale)
+    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
+    normalisation = Normalisation.from_histogram(sample_histogram(reader, spread(blocks)), model.percentiles)
     found: Cells = {}
     engine = OnnxRuntimeEngine(model)
-    for _, tile in segment(reader, model, engine, grid, wanted=lambda tile: (tile.row, tile.column) in tissue):
+    for _, tile in segment(reader, model, engine, grid, normalisation=normalisation, tiles=tiles):
         on_slide = outlines(tile, reader.scale[0], "0" * 64)
         for index, seed in enumerate(zip(on_slide.seed_x.tolist(), on_slide.seed_y.tolist(), strict=True)):
             assert seed not in found
