@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from microtome.contracts.messages import JobPlanned, JobSpec, SlideRegistered
+from microtome.contracts.messages import JobPlanned, JobSpec, SlideRegistered, Staining
 from microtome.eventlog.log import StoredEvent
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
@@ -52,7 +52,7 @@ def _key(slide: SlideRegistered, spec: JobSpec, planned: JobPlanned) -> str:
     source = SlideSource(tenant=slide.user_id, path=Path(slide.path), sha256=slide.sha256, mpp=None)
     # Lists, as the tiler's: JSON knows no difference, but the dataclass asks for three of each.
     measured = Normalisation(tuple(normalisation.low), tuple(normalisation.high))  # type: ignore[arg-type]
-    return results_key(source, MODEL, layout, measured, parameters.staining, ENGINE)
+    return results_key(source, MODEL, layout, measured, parameters.staining or Staining.HE, ENGINE)
 
 
 def first_tile(folder: Path, after: float) -> float | None:
