@@ -165,13 +165,28 @@ class Teller:
             return
         listener.stale = listener.moved = False
         try:
-            snapshot = await self._snapshots.renewed(listener.interest)
+            snapshot = await self._renewed()
         except Unavailable:
             # A page shows what it has meanwhile.
             listener.stale = True
             self._snapshot_not_before = self._places_not_before = now + _RETRY_S
             return
         await self._show(snapshot, even_if_same=heartbeat)
+
+    async def _renewed(self) -> Snapshot:
+        """A new snapshot; in a crowd it may take a while, and facts do not wait for it."""
+        renewing = asyncio.ensure_future(self._snapshots.renewed(self._listener.interest))
+        try:
+            while not renewing.done():
+                woken = asyncio.ensure_future(self._listener.wait())
+                try:
+                    await asyncio.wait({renewing, woken}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    woken.cancel()
+                await self._tell_facts()
+            return renewing.result()
+        finally:
+            renewing.cancel()
 
     async def _show(self, snapshot: Snapshot, *, even_if_same: bool) -> None:
         digest = snapshot.digest
