@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from microtome.eventlog.postgres import PostgresEventLog
 from services.gateway import hub as hubs
 from services.gateway import places, sweeping
 from services.gateway.attendance import Attendance
-from services.gateway.facts import Facts, Interest
+from services.gateway.facts import Fact, Facts, Interest
 from services.gateway.hub import Hub, Listener
 from services.gateway.places import Places
 from services.gateway.snapshots import Snapshot, Snapshots
@@ -307,6 +308,35 @@ async def test_a_teller_hears_its_cancellation_whenever_it_comes(hub: Hub) -> No
                 await task
         assert done, "the cancellation was swallowed"
         assert task.cancelled()
+
+
+async def test_facts_do_not_wait_for_their_clients_next_snapshot(hub: Hub) -> None:
+    asked, made = asyncio.Event(), asyncio.Event()
+
+    class Slow(Shown):
+        async def renewed(self, interest: Interest) -> Snapshot:
+            asked.set()
+            await made.wait()
+            return await self.first(interest)
+
+    def deal(number: int) -> None:
+        cursor = Cursor(number, number)
+        hub._deal([("user", "ada")], Fact(cursor, "ada", None, None, datetime.now(UTC), b"fact %d" % number))
+
+    listener, voice = Listener(Interest("ada")), Told()
+    hub.join(listener)
+    task = asyncio.create_task(Teller(hub, Slow(), listener, voice, None, lambda _seconds: None).run())
+    await until(lambda: len(voice.messages) == 1)
+    deal(1)
+    async with asyncio.timeout(10):
+        await asked.wait()
+    deal(2)
+    await until(lambda: voice.messages[1:] == [b"fact 1", b"fact 2"])
+    made.set()
+    await until(lambda: len(voice.messages) >= 4 or listener.stale)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
 
 
 async def test_what_was_noted_while_a_wait_was_cancelled_is_still_there() -> None:
