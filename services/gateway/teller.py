@@ -3,6 +3,8 @@
 Promises: a snapshot first and then every fact after it, or, for one who says where it left off, every fact since then
 and then a snapshot; each fact once, in the log's order. Snapshots and progress may be passed over, facts never.
 What is held for a client does not grow while it does not read: a place in the log, and the latest progress per job.
+Facts do not wait for a snapshot that is being made: it may be older than what was told meanwhile, and then one more
+follows.
 Refuses: to hurry anybody. Dead connections are ended by the network.
 """
 
