@@ -27,7 +27,7 @@ from microtome.errors import MicrotomeError
 from microtome.segmentation.cells import read_cells
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid
-from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import ArrayReader, pad_reflect
 from microtome.segmentation.run import segment
@@ -150,11 +150,6 @@ class Bench:
 
     async def _on_dead(self, delivery: Delivery, error: MicrotomeError) -> None:
         self.dead.append((from_bytes(InferWork, delivery.payload).job_id, error))
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return load_model("embedded")
 
 
 @pytest.fixture

@@ -17,46 +17,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from shapely import Polygon
 from shapely.strtree import STRtree
 
 from microtome.segmentation.cells import TileCells, read_cells, segment_tile
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid, Rect, Tile
-from microtome.segmentation.model import Model, PixelClassifier, load_model
-from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.model import Model, PixelClassifier
+from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.reading import ArrayReader
-from microtome.segmentation.run import segment, warm_up
+from microtome.segmentation.run import segment
 from microtome.segmentation.seams import SeamScore
 from tests.integration.resumable import result_path, run
 from tests.parity.tiles import CLASSIFIERS
 
 ROOT = Path(__file__).parents[2]
-CROP = ROOT / "tests" / "data" / "cmu-1-small-region-crop.jpg"
 
 Cells = dict[tuple[int, int], tuple[int, float, bytes, bytes]]
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return load_model("embedded")
-
-
-@pytest.fixture(scope="module")
-def engine(model: Model) -> OnnxRuntimeEngine:
-    warm_up(model)
-    return OnnxRuntimeEngine(model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def image() -> np.ndarray:
-    return np.asarray(Image.open(CROP).convert("RGB"))
-
-
-@pytest.fixture(scope="module")
-def normalisation(image: np.ndarray, model: Model) -> Normalisation:
-    return Normalisation.from_histogram(Histogram.of(image), model.percentiles)
 
 
 def collect(results: Iterable[TileCells], shift: tuple[int, int] = (0, 0)) -> Cells:
@@ -132,12 +109,12 @@ def test_small_cells_are_dropped_after_ownership(
     assert len(fewer) < sum(len(tile) for tile in tiled)
 
 
-def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_and_resumed_gives_the_same_bytes(crop: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    tiles = run(CROP, whole, 384)
+    tiles = run(crop, whole, 384)
     assert tiles == 9
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "libs"), str(ROOT)])}
-    command = [sys.executable, "-m", "tests.integration.resumable", str(CROP), str(killed), "384"]
+    command = [sys.executable, "-m", "tests.integration.resumable", str(crop), str(killed), "384"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -150,7 +127,7 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
         process.wait()
     before = {path.name for path in killed.glob("*.arrow")}
     assert 2 <= len(before) < tiles
-    assert run(CROP, killed, 384) == tiles - len(before)
+    assert run(crop, killed, 384) == tiles - len(before)
     files = sorted(path.name for path in whole.iterdir())
     assert sorted(path.name for path in killed.glob("*.arrow")) == files
     for name in files:

@@ -8,46 +8,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 from shapely import Polygon
 
 from microtome.errors import ConfigurationError
 from microtome.segmentation.cells import TileCells, read_cells, segment_tile, write_cells
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid, Rect, Tile
-from microtome.segmentation.model import Model, load_model
+from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import ArrayReader, pad_reflect
-from microtome.segmentation.run import content_key, segment, warm_up
+from microtome.segmentation.run import content_key, segment
 from microtome.segmentation.sampling import measure_normalisation, sample_histogram, sampling_grid, spread
 from microtome.slides.synthetic import paint
 
 ROOT = Path(__file__).parents[2]
-CROP = ROOT / "tests" / "data" / "cmu-1-small-region-crop.jpg"
 SHARED = ROOT.parent / "shared" / "data"
 
 Cells = dict[tuple[int, int], tuple[int, float, bytes, bytes]]
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return load_model("embedded")
-
-
-@pytest.fixture(scope="module")
-def engine(model: Model) -> OnnxRuntimeEngine:
-    warm_up(model)
-    return OnnxRuntimeEngine(model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def image() -> np.ndarray:
-    return np.asarray(Image.open(CROP).convert("RGB"))
-
-
-@pytest.fixture(scope="module")
-def normalisation(image: np.ndarray, model: Model) -> Normalisation:
-    return Normalisation.from_histogram(Histogram.of(image), model.percentiles)
 
 
 def collect(results: Iterable[tuple[Tile, TileCells]]) -> Cells:
