@@ -12,6 +12,7 @@ from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.run import warm_up
+from tests.integration.merge_order import Segmented, segment_mosaic
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +45,9 @@ def engine(model: Model) -> OnnxRuntimeEngine:
 def normalisation(image: np.ndarray, model: Model) -> Normalisation:
     """What the whole crop is normalised with."""
     return Normalisation.from_histogram(Histogram.of(image), model.percentiles)
+
+
+@pytest.fixture(scope="session")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Segmented:
+    """A segmented slide before the merge; its results are for all tests, spoil a copy."""
+    return segment_mosaic(tmp_path_factory.mktemp("merger"))
