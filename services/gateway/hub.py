@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import ClassVar
 
+from microtome.bus import subjects
 from microtome.bus.bus import Bus
 from microtome.bus.message import Message
 from microtome.contracts.codec import from_bytes
@@ -253,7 +254,7 @@ class Hub:
     async def _follow_progress(self) -> None:
         while True:
             try:
-                async with await self._bus.listen("progress.>") as subscription:
+                async with await self._bus.listen(subjects.PROGRESS) as subscription:
                     async for message in subscription:
                         try:
                             self._on_progress(message)

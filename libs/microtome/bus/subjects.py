@@ -21,6 +21,9 @@ WORK_INFER = "work.infer.*.*"
 WORK_MERGE = "work.merge"
 DEAD_LETTERS = "dead.>"
 
+#: How far everybody's jobs are, on core NATS.
+PROGRESS = "progress.>"
+
 
 def token(value: str, what: str = "token") -> str:
     """Return `value` if it may be one token of a subject.
@@ -87,12 +90,6 @@ def progress(user: str, workflow_id: str, job_id: str) -> str:
             token(job_id, "job id"),
         )
     )
-
-
-def progress_of(user: str, workflow_id: str = "*") -> str:
-    """Return the pattern of one user's progress, of one workflow if asked. Raises: InvalidRequest."""
-    workflow = workflow_id if workflow_id == "*" else token(workflow_id, "workflow id")
-    return f"progress.{token(user, 'user id')}.{workflow}.*"
 
 
 def service(name: str) -> str:
