@@ -66,7 +66,8 @@ _CLOSING = (
 _RESUME = (
     "Without a position a snapshot comes first and then every fact after it, each once, in the order of the log. With "
     "one, every fact since then comes first and then a snapshot. Further snapshots come when something that they show "
-    "has changed, and may be ahead of the facts; of progress only the latest of each job is told."
+    "has changed; they may be ahead of the facts or behind those told meanwhile, and say as of when they are. Of "
+    "progress only the latest of each job is told."
 )
 
 

@@ -14,6 +14,10 @@ from microtome.contracts.messages import JobProgress
 from services.gateway import views
 
 _POSITION = "Place in the log, xid:position. To go on from here, connect with ?after= or Last-Event-ID."
+_AS_OF = (
+    "All facts up to here are in it and none after it, whatever was told already: facts that you have from after it "
+    "hold on top of it, and one more snapshot, with them, follows."
+)
 
 
 class WorkflowSnapshot(views.View):
@@ -21,6 +25,7 @@ class WorkflowSnapshot(views.View):
 
     kind: Literal["snapshot"] = "snapshot"
     position: str = Field(description=_POSITION)
+    as_of: str = Field(description=_AS_OF)
     workflow: views.Workflow
 
 
@@ -29,6 +34,7 @@ class JobSnapshot(views.View):
 
     kind: Literal["snapshot"] = "snapshot"
     position: str = Field(description=_POSITION)
+    as_of: str = Field(description=_AS_OF)
     job: views.Job
 
 

@@ -3,7 +3,7 @@
 Promises: a snapshot first and then every fact after it, or, for one who says where it left off, every fact since then
 and then a snapshot; each fact once, in the log's order. Snapshots and progress may be passed over, facts never.
 What is held for a client does not grow while it does not read: a place in the log, and the latest progress per job.
-Facts do not wait for a snapshot that is being made: it may be older than what was told meanwhile, and then one more
+Facts do not wait for a snapshot that is being made: it may be older than what was told meanwhile, says so, and one more
 follows.
 Refuses: to hurry anybody. Dead connections are ended by the network.
 """
@@ -193,7 +193,8 @@ class Teller:
     async def _show(self, snapshot: Snapshot, *, even_if_same: bool) -> None:
         digest = snapshot.digest
         if even_if_same or digest != self._shown:
-            head = f'{{"kind":"snapshot","position":"{self._cursor}","{snapshot.name}":'
+            as_of = "" if snapshot.position is None else f'"as_of":"{snapshot.position}",'
+            head = f'{{"kind":"snapshot","position":"{self._cursor}",{as_of}"{snapshot.name}":'
             await self._voice.snapshot(head.encode() + snapshot.body + b"}", self._cursor)
             self._shown = digest
         self._finished = snapshot.finished

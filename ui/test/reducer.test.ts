@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Job, ProgressMessage, Workflow } from "../src/api/types";
 import { comparePositions } from "../src/live/position";
-import { connected, EMPTY_RUN, receive, type LiveRun } from "../src/live/reducer";
+import { answered, connected, EMPTY_RUN, receive, type LiveRun } from "../src/live/reducer";
 
 function job(changes: Partial<Job> = {}): Job {
   return {
@@ -104,6 +104,22 @@ describe("live run", () => {
     const run = snapshot(EMPTY_RUN, "5:9", job({ status: "SUCCEEDED" }));
     expect(snapshot(run, "5:8", job()).workflow).toBe(run.workflow);
     expect(first(snapshot(connected(run), "2:1", job())).status).toBe("RUNNING");
+  });
+
+  test("of an answer and a first snapshot the newer one is believed, in whatever order they come", () => {
+    const done = job({ status: "SUCCEEDED" });
+    const open = connected(EMPTY_RUN);
+    expect(first(snapshot(answered(open, workflow("5:9", done)), "5:8", job())).status).toBe("SUCCEEDED");
+    expect(first(answered(snapshot(open, "5:9", done), workflow("5:8", job()))).status).toBe("SUCCEEDED");
+    expect(first(snapshot(answered(open, workflow("5:8", job())), "5:9", done)).status).toBe("SUCCEEDED");
+  });
+
+  test("a snapshot from before facts that were told takes none of them back", () => {
+    const event = { kind: "event", position: "5:9", type: "JobSucceeded", job_id: "j1", at: "2026-01-01T00:00:00Z", data: {} } as const;
+    const told = receive(snapshot(EMPTY_RUN, "5:7", job()), event);
+    const behind = snapshot(told, "5:8", job());
+    expect(behind.events).toEqual([event]);
+    expect(first(snapshot(behind, "5:9", job({ status: "SUCCEEDED" }))).status).toBe("SUCCEEDED");
   });
 
   test("events are kept once, in the order of the log", () => {

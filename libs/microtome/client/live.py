@@ -30,11 +30,12 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 class LiveMessage(TypedDict):
-    """A websocket message: `snapshot` has `workflow`, `event` has `type`, `progress` has the counters."""
+    """A websocket message: `snapshot` has `workflow` and `as_of`, `event` has `type`, `progress` has the counters."""
 
     kind: Literal["snapshot", "event", "progress"]
     workflow: NotRequired[Workflow]
     position: NotRequired[str]
+    as_of: NotRequired[str]
     type: NotRequired[str]
     job_id: NotRequired[str | None]
     at: NotRequired[str]

@@ -21,6 +21,14 @@ export function connected(run: LiveRun): LiveRun {
   return { ...run, resync: true };
 }
 
+/**
+ * What was asked for beside the live view. Whichever of the two comes second, the older one is not believed: both are
+ * of the log that is connected to now, and what came between them follows.
+ */
+export function answered(run: LiveRun, workflow: Workflow): LiveRun {
+  return withSnapshot({ ...run, resync: false }, workflow);
+}
+
 export function receive(run: LiveRun, message: LiveMessage): LiveRun {
   switch (message.kind) {
     case "snapshot":

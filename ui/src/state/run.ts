@@ -5,7 +5,7 @@ import { liveUrl, paths } from "../api/client";
 import { problemOf } from "../api/problem";
 import type { LiveMessage, Problem } from "../api/types";
 import { LiveConnection, type ConnectionState } from "../live/connection";
-import { connected, EMPTY_RUN, receive, type LiveRun } from "../live/reducer";
+import { answered, connected, EMPTY_RUN, receive, type LiveRun } from "../live/reducer";
 import { api } from "../session";
 
 export const run = signal<LiveRun>(EMPTY_RUN);
@@ -22,7 +22,7 @@ export function openRun(workflow: string): () => void {
   void user
     .workflow(workflow)
     .then((found) => {
-      if (open && !run.value.workflow) run.value = { ...receive(run.value, { kind: "snapshot", workflow: found }), resync: true };
+      if (open) run.value = answered(run.value, found);
     })
     .catch((error: unknown) => {
       if (!open || run.value.workflow) return;
