@@ -21,6 +21,7 @@ from microtome.segmentation.engines.network import Network, UnknownNetwork, read
 from microtome.segmentation.engines.openvino_cpu import openvino_module
 from microtome.segmentation.engines.picture import Picture, calibration_pictures
 from microtome.segmentation.engines.rewriting import rewritten
+from microtome.segmentation.engines.rounding import rounded_layers, sharing_ranges
 from microtome.segmentation.model import Model
 
 _BINS = 2048
@@ -41,7 +42,7 @@ def calibrated_ranges(model: Model, threads: int, folder: Path | None) -> dict[i
     except UnknownNetwork as error:
         raise EngineUnavailable(f"Model '{model.name}' cannot be quantised: {error}") from error
     of = {**memory.facts(model, 0, ()), "what": "ranges"}
-    layers = read_by_convolutions(network)
+    layers = rounded_layers(network)
     ranges = _ranges_from(memory.recall(folder, of), layers)
     if ranges is None:
         ranges = measured_ranges(ov, network, calibration_pictures(model), threads)
@@ -63,20 +64,14 @@ def _ranges_from(values: object, layers: Sequence[int]) -> dict[int, tuple[float
     return ranges if sound else None
 
 
-def read_by_convolutions(network: Network) -> list[int]:
-    """Return the layers whose output a convolution reads."""
-    sources = {layer.inputs[0] for layer in network.layers if layer.kind in {"convolution", "transposed"}}
-    return sorted(sources)
-
-
 def measured_ranges(
     ov: Any,  # noqa: ANN401 - the openvino module
     network: Network,
     pictures: Sequence[Picture],
     threads: int,
 ) -> dict[int, tuple[float, float]]:
-    """Run the network in fp32 on `pictures` and give the range of each layer that a convolution reads."""
-    taps = read_by_convolutions(network)
+    """Run the network in fp32 on `pictures` and give the range of each layer that is to be rounded."""
+    taps = rounded_layers(network)
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     request = ov.Core().compile_model(emit(ov, network, taps=taps), "CPU", options).create_infer_request()
     found: dict[int, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
@@ -85,7 +80,11 @@ def measured_ranges(
         for at, tap in enumerate(taps):
             values = request.get_output_tensor(at + 1).data.ravel()
             found[tap].append(values[:: max(1, values.size // _VALUES)].copy())
-    return {tap: best_range(np.concatenate(values)) for tap, values in found.items()}
+    ranges = {tap: best_range(np.concatenate(values)) for tap, values in found.items()}
+    for group in sharing_ranges(network):
+        lows, highs = zip(*(ranges[layer] for layer in group), strict=True)
+        ranges |= dict.fromkeys(group, (min(lows), max(highs)))
+    return ranges
 
 
 def best_range(values: NDArray[np.float32]) -> tuple[float, float]:

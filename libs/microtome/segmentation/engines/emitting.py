@@ -1,8 +1,9 @@
 """From layers to a graph that OpenVINO compiles, in floats or in bytes.
 
 Promises: the graph takes what the model's ONNX file takes (`pixels`, `low`, `scale`) and gives `logits`. With `ranges`,
-the convolutions of those layers compute on 8-bit integers: their input is rounded to 256 steps of its range, and the
-weights of each output channel to 255 steps symmetric about 0. Refuses: to choose ranges; see `calibration`.
+the outputs of those layers are rounded to 256 steps of their range wherever they are read, and the weights of each
+output channel of the convolutions that read them to 255 steps symmetric about 0, so that these compute on 8-bit
+integers. Refuses: to choose ranges; see `calibration`, and `rounding` for the layers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microtome.segmentation.engines.network import Layer, Network, Weights
+from microtome.segmentation.engines.rounding import makers
 
 # Lowest and highest value that a layer's output takes, by the layer's index.
 Ranges = Mapping[int, tuple[float, float]]
@@ -23,26 +25,23 @@ def emit(
     ov: Any,  # noqa: ANN401 - the openvino module
     network: Network,
     ranges: Ranges | None = None,
-    in_floats: Collection[int] = (),
     taps: Collection[int] = (),
 ) -> Any:  # noqa: ANN401
     """Build an `openvino.Model`.
 
-    `ranges`: of every layer that is to be rounded before convolutions read it; `in_floats`: convolutions that read it
-    unrounded all the same. `taps`: layers whose outputs are outputs of the graph, too, after the logits.
+    `ranges`: of every layer that is to be rounded. `taps`: layers whose outputs are outputs of the graph, too, after
+    the logits.
     """
-    return _Emitter(ov, network, ranges or {}, frozenset(in_floats)).model(taps)
+    return _Emitter(ov, network, ranges or {}).model(taps)
 
 
 class _Emitter:
-    def __init__(self, ov: Any, network: Network, ranges: Ranges, in_floats: frozenset[int]) -> None:  # noqa: ANN401
+    def __init__(self, ov: Any, network: Network, ranges: Ranges) -> None:  # noqa: ANN401
         self._ov = ov
         self._ops = ov.opset13
         self._network = network
         self._ranges = ranges
-        self._in_floats = in_floats
         self._outputs: list[Any] = []
-        self._rounded: dict[int, Any] = {}
 
     def model(self, taps: Collection[int]) -> Any:  # noqa: ANN401
         pixels = self._ops.parameter(self._ov.PartialShape([-1, -1, -1, 3]), np.uint8, name="pixels")
@@ -52,10 +51,8 @@ class _Emitter:
         for parameter, name in ((pixels, "pixels"), (low, "low"), (scale, "scale")):
             parameter.output(0).set_names({name})
         for index, layer in enumerate(self._network.layers):
-            if layer.kind == "picture":
-                self._outputs.append(self._picture(pixels, low, scale))
-            else:
-                self._outputs.append(self._step(index, layer))
+            made = self._picture(pixels, low, scale) if layer.kind == "picture" else self._step(layer)
+            self._outputs.append(self._rounded(made, self._ranges[index]) if index in self._ranges else made)
         results = [self._ops.result(self._outputs[-1])]
         results[0].output(0).set_names({"logits"})
         results += [self._ops.result(self._outputs[tap]) for tap in sorted(taps)]
@@ -69,11 +66,11 @@ class _Emitter:
         above = ops.subtract(ops.convert(planes, "f32"), ops.unsqueeze(low, axes))
         return ops.clamp(ops.multiply(above, ops.unsqueeze(scale, axes)), *self._network.clamp)
 
-    def _step(self, index: int, layer: Layer) -> Any:  # noqa: ANN401
+    def _step(self, layer: Layer) -> Any:  # noqa: ANN401
         ops = self._ops
         first = self._outputs[layer.inputs[0]]
         if layer.kind in {"convolution", "transposed"}:
-            return self._convolution(index, layer)
+            return self._convolution(layer)
         if layer.kind == "relu":
             return ops.relu(first)
         if layer.kind == "add":
@@ -91,14 +88,13 @@ class _Emitter:
             axes=axes,
         )  # fmt: skip
 
-    def _convolution(self, index: int, layer: Layer) -> Any:  # noqa: ANN401
+    def _convolution(self, layer: Layer) -> Any:  # noqa: ANN401
         ops, weight = self._ops, layer.weight
         assert weight is not None, "a convolution has weights"
-        source = layer.inputs[0]
-        rounds = source in self._ranges and index not in self._in_floats
-        data = self._in_bytes(source) if rounds else self._outputs[source]
+        data = self._outputs[layer.inputs[0]]
         axis = 1 if layer.kind == "transposed" else 0
-        weights = self._weights(weight, axis) if rounds else ops.constant(weight)
+        in_bytes = all(maker in self._ranges for maker in makers(self._network, layer.inputs[0]))
+        weights = self._weights(weight, axis) if in_bytes else ops.constant(weight)
         if layer.kind == "transposed":
             made = ops.convolution_backprop_data(data, weights, [2, 2], None, [1, 1], [1, 1], [1, 1])
         else:
@@ -108,11 +104,9 @@ class _Emitter:
             return made
         return ops.add(made, ops.constant(layer.bias.reshape(1, -1, 1, 1)))
 
-    def _in_bytes(self, source: int) -> Any:  # noqa: ANN401
-        if source not in self._rounded:
-            bounds = [self._ops.constant(np.float32(bound)) for bound in grid_of_bytes(*self._ranges[source])]
-            self._rounded[source] = self._ops.fake_quantize(self._outputs[source], *bounds, *bounds, 256)
-        return self._rounded[source]
+    def _rounded(self, values: Any, bounds: tuple[float, float]) -> Any:  # noqa: ANN401
+        sides = [self._ops.constant(np.float32(bound)) for bound in grid_of_bytes(*bounds)]
+        return self._ops.fake_quantize(values, *sides, *sides, 256)
 
     def _weights(self, weight: Weights, axis: int) -> Any:  # noqa: ANN401
         bound = largest_weights(weight, axis)
