@@ -32,15 +32,16 @@ from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.run import segment, warm_up
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
-from microtome.slides import opening, resample, thumbnail
+from microtome.slides import opening, resample, thumbnail, tiff_tiles
 from microtome.slides.conversion import make_readable
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import MPP, write_synthetic_slide
 from microtome.standalone.labels import LabelImage
 from microtome.standalone.running import Wishes, segment_image
 from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.ground import Ground
 from microtome.tissue.mask import find_tissue
-from microtome.tissue.tiles import tiles_with_tissue
+from microtome.tissue.tiles import blocks_with_tissue, tiles_with_tissue
 
 
 class Bare:
@@ -63,14 +64,15 @@ class Bare:
         scale = reader.scale[0]
         grid = fitting_grid(reader.width, reader.height, self._model.halo, mask, scale)
         tiles = along_curve(tiles_with_tissue(grid, mask, scale))
-        blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
+        blocks = blocks_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
         measured = measure_normalisation(reader, blocks, self._model.percentiles, grid, tiles, threads=self._threads)
         planned = time.perf_counter()
         results, written = [], 0.0
         with CellsGeoJson(out / "cells.geojson") as file:
             for _, cells in segment(
                 reader, self._model, self._engine, grid,
-                normalisation=measured, tiles=tiles, decoders=self._threads, workers=self._threads,
+                normalisation=measured, tiles=tiles, ground=Ground(mask, scale).of,
+                decoders=self._threads, workers=self._threads,
             ):  # fmt: skip
                 start = time.perf_counter()
                 file.append(outlines(cells, scale, "0" * 64))
@@ -85,7 +87,7 @@ class Bare:
             **seconds,
             "write": written,
         }
-        pixels = len(tiles) * grid.tile_width * grid.tile_height
+        pixels = sum(cells.network_px for cells in results)
         told = {"seconds": ended - began, "stages": stages, "network_mpix": pixels / 1e6, "tiles": len(tiles)}
         return told, results, grid
 
@@ -95,6 +97,7 @@ def forget() -> None:
     opening._cache.clear()
     opening._decoded.clear()
     opening._whole.clear()
+    tiff_tiles.forget_tiles()
     thumbnail._kept.cache_clear()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from microtome.slides.opening import cached_slide, read_block, whole_level0
+from microtome.slides.opening import read_level, whole_level0
 from microtome.slides.resample import box_mean, output_length, resample, taps
 
 Pixels = npt.NDArray[np.uint8]
@@ -72,4 +72,4 @@ class LevelView:
     def _read_level(self, x: int, y: int, width: int, height: int) -> Pixels:
         if self.level == 0 and (kept := whole_level0(self.path, width * height)) is not None:
             return kept[y : y + height, x : x + width].copy()
-        return read_block(cached_slide(self.path), self.level, x, y, width, height, self.path.name)
+        return read_level(self.path, self.level, x, y, width, height)

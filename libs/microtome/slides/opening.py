@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import openslide
 
 from microtome.errors import TooLarge, UnreadableSlide
+from microtome.slides.tiff_tiles import VENDORS, TiffTiles, open_tiles
 
 CONVERTED_SUFFIX = ".pyramid.tif"
 MAX_SIDE = 1_000_000
@@ -36,6 +38,9 @@ _lock = threading.Lock()
 # Small slides that were decoded as a whole, by their handle: a new version of a file has a new one.
 _whole: deque[tuple[openslide.OpenSlide, npt.NDArray[np.uint8]]] = deque(maxlen=2)
 _whole_lock = threading.Lock()
+# By handle, as long as it is open: its file's tiles, where OpenSlide is not needed to decode them.
+_tiles: WeakKeyDictionary[openslide.OpenSlide, TiffTiles | None] = WeakKeyDictionary()
+_tiles_lock = threading.Lock()
 
 
 def converted_path(path: Path) -> Path:
@@ -124,6 +129,41 @@ def read_block(
     return on_white(rgba)
 
 
+def read_level(path: Path, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """As `read_block`, of the slide at `path`; several times as fast for files whose tiles are easily decoded."""
+    tiles = _tiles_of(path) if width * height <= MAX_BLOCK_PIXELS else None
+    pixels = None if tiles is None else tiles.read(level, x, y, width, height)
+    return read_block(cached_slide(path), level, x, y, width, height, path.name) if pixels is None else pixels
+
+
+def _tiles_of(path: Path) -> TiffTiles | None:
+    """The tiles of a slide's file, of those levels that are found to be what OpenSlide reads."""
+    slide = cached_slide(path)
+    with _tiles_lock:
+        if slide in _tiles:
+            return _tiles[slide]
+        found = None
+        if slide.properties.get(openslide.PROPERTY_NAME_VENDOR) in VENDORS:
+            found = open_tiles(readable_path(path), slide.level_dimensions)
+        try:
+            if found is not None:
+                _compare(found, slide, path.name)
+        except UnreadableSlide:
+            # Other parts of it may be whole; through this handle they are no longer read.
+            slide, found = cached_slide(path), None
+        _tiles[slide] = found
+        return found
+
+
+def _compare(tiles: TiffTiles, slide: openslide.OpenSlide, name: str) -> None:
+    """Drop the levels that OpenSlide reads otherwise, by the tile that holds most."""
+    for level, tiled in list(tiles.levels.items()):
+        place = tiled.fullest()
+        mine = tiles.read(level, *place)
+        if mine is None or not np.array_equal(mine, read_block(slide, level, *place, name)):
+            tiles.drop(level)
+
+
 def whole_level0(path: Path, asked_pixels: int) -> npt.NDArray[np.uint8] | None:
     """Level 0 of a small slide, `[height, width, 3]` uint8, decoded once by this process; it cannot be written into.
 
@@ -142,8 +182,8 @@ def whole_level0(path: Path, asked_pixels: int) -> npt.NDArray[np.uint8] | None:
             return None
         middle = height // 2
         with ThreadPoolExecutor(1) as other:
-            lower = other.submit(read_block, slide, 0, 0, middle, width, height - middle, path.name)
-            upper = read_block(slide, 0, 0, 0, width, middle, path.name) if middle else lower.result()[:0]
+            lower = other.submit(read_level, path, 0, 0, middle, width, height - middle)
+            upper = read_level(path, 0, 0, 0, width, middle) if middle else lower.result()[:0]
             pixels = np.concatenate([upper, lower.result()])
         pixels.setflags(write=False)
         _whole.append((slide, pixels))

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from microtome.slides import jpeg_scan
+
 Pixels = npt.NDArray[np.uint8]
 
 # Weights are multiples of 2**-14: with 8-bit pixels and 8 bits kept between the two passes, sums fit 32 bits.
@@ -93,6 +95,7 @@ def warm_up() -> None:
     box_mean(square, 2)
     weights = taps(0, 2, 1.5, 4)
     resample(square, weights, weights, 0, 0)
+    jpeg_scan.warm_up()
 
 
 @numba.njit(cache=True, nogil=True)

@@ -198,6 +198,6 @@ def test_a_small_slide_is_decoded_once_and_reads_the_same(tmp_path: Path, monkey
     def decoded_again(*_: object) -> None:
         raise AssertionError("it was decoded already")
 
-    monkeypatch.setattr("microtome.slides.level.read_block", decoded_again)
+    monkeypatch.setattr("microtome.slides.level.read_level", decoded_again)
     again = SlideReader(path, 0.5).read(37, 41, 100, 90)
     assert np.array_equal(again, part)
