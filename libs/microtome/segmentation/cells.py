@@ -111,24 +111,29 @@ class TileCells:
 
 
 def segment_tile(
-    logits: NDArray[np.float32], tile: Tile, model: Model, pixels: NDArray[np.uint8], stain: Stain = HE
+    logits: NDArray[np.float32],
+    tile: Tile,
+    model: Model,
+    pixels: NDArray[np.uint8],
+    stain: Stain = HE,
+    threads: int = 1,
 ) -> TileCells:
     """Find and measure the cells that `tile` owns, from its logits, float32 [5, h, w], and its pixels, uint8 [h, w, 3],
-    both of `tile.padded`.
+    both of `tile.padded`. They are the same whatever the number of `threads`.
     """
     began = time.perf_counter()
     valid, core = tile.valid, tile.core
     # What lies outside the slide is a reflection: it is context for the network, not a place for cells.
     top, left = valid.y - tile.padded.y, valid.x - tile.padded.x
     slide = np.s_[top : top + valid.height, left : left + valid.width]
-    found = find_instances(logits[:, *slide], model)
+    found = find_instances(logits[:, *slide], model, threads=threads)
     seed_y, seed_x = found.seed[:, 0] + np.int32(valid.y), found.seed[:, 1] + np.int32(valid.x)
     owned = (seed_y >= core.y) & (seed_y < core.y + core.height) & (seed_x >= core.x) & (seed_x < core.x + core.width)
     grown = time.perf_counter()
     label, box = found.label[owned], found.box[owned]
-    area, offsets, points = trace_contours(found.labels, label, box)
+    area, offsets, points = trace_contours(found.labels, label, box, threads)
     traced = time.perf_counter()
-    measured = measure_cells(found.labels, label, box, area, offsets, points, pixels[slide], stain)
+    measured = measure_cells(found.labels, label, box, area, offsets, points, pixels[slide], stain, threads)
     kept = area >= model.min_size
     points += np.array([2 * valid.x, 2 * valid.y], np.int32)
     cells = TileCells(

@@ -17,6 +17,7 @@ image's size; who compares with it, gives them (`Coordinates`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from microtome.segmentation.compose import collect, merge, paint
 from microtome.segmentation.grow import grow_all, sigmoid
 from microtome.segmentation.model import Model
 from microtome.segmentation.peaks import find_peaks, seed_map
+from microtome.segmentation.shares import in_shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,10 @@ class Coordinates:
     down: NDArray[np.float32]
 
 
+# Boxes, starts, logits, and who was regrown or cut, as `grow_all` gives them.
+Grown: TypeAlias = tuple[
+    NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]
+]
 _FROM_SEED = Coordinates(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
@@ -81,29 +87,24 @@ def _float_at(order: int) -> np.float32:
 
 
 def find_instances(
-    logits: NDArray[np.float32], model: Model, *, regrow: bool = True, coordinates: Coordinates = _FROM_SEED
+    logits: NDArray[np.float32],
+    model: Model,
+    *,
+    regrow: bool = True,
+    coordinates: Coordinates = _FROM_SEED,
+    threads: int = 1,
 ) -> Instances:
-    """Instances of one image from its logits, float32 [5, h, w].
+    """Instances of one image from its logits, float32 [5, h, w], the same whatever the number of `threads`.
 
     `regrow` False and the package's `coordinates`: exactly what the package does.
     """
     logits = np.ascontiguousarray(logits, np.float32)
     height, width = logits.shape[1:]
     seeds_at = seed_map(logits[4])
-    seeds = find_peaks(seeds_at, model.peak_distance, np.float32(model.seed_threshold))
+    seeds = find_peaks(seeds_at, model.peak_distance, np.float32(model.seed_threshold), threads)
     mask_threshold = np.float32(model.mask_threshold)
-    boxes, starts, pool, regrown, cut = grow_all(
-        logits,
-        seeds,
-        model.window,
-        model.window_max if regrow else model.window,
-        np.float32(model.coordinate_step),
-        coordinates.across,
-        coordinates.down,
-        _smallest_logit(mask_threshold),
-        model.pixel_classifier.flat,
-        model.pixel_classifier.hidden,
-    )
+    largest = model.window_max if regrow else model.window
+    boxes, starts, pool, regrown, cut = _grown(logits, seeds, model, largest, coordinates, threads)
     labels, members = paint(boxes, starts, pool, height, width, mask_threshold)
     parent = merge(boxes, starts, pool, members, seeds, np.float32(model.overlap_threshold))
     area, box = collect(labels, boxes, parent)
@@ -117,6 +118,47 @@ def find_instances(
         box=box[kept],
         regrown=_of_groups(regrown, parent)[kept],
         cut=_of_groups(cut, parent)[kept],
+    )
+
+
+def _grown(
+    logits: NDArray[np.float32],
+    seeds: NDArray[np.int32],
+    model: Model,
+    largest: int,
+    coordinates: Coordinates,
+    threads: int,
+) -> Grown:
+    """What `grow_all` gives for all seeds; a seed's members do not depend on the others, so threads share them."""
+    step, threshold = np.float32(model.coordinate_step), _smallest_logit(np.float32(model.mask_threshold))
+    classifier = model.pixel_classifier
+
+    def grow(start: int, stop: int) -> Grown:
+        return grow_all(
+            logits,
+            seeds[start:stop],
+            model.window,
+            largest,
+            step,
+            coordinates.across,
+            coordinates.down,
+            threshold,
+            classifier.flat,
+            classifier.hidden,
+        )
+
+    parts = in_shares(grow, len(seeds), threads)
+    if len(parts) == 1:
+        return parts[0]
+    boxes, starts, pools, regrown, cut = zip(*parts, strict=True)
+    ends = np.cumsum([part[-1] for part in starts])
+    shifted = [part[1:] + end for part, end in zip(starts[1:], ends[:-1], strict=True)]
+    return (
+        np.concatenate(boxes),
+        np.concatenate([starts[0], *shifted]),
+        np.concatenate([pool[: part[-1]] for pool, part in zip(pools, starts, strict=True)]),
+        np.concatenate(regrown),
+        np.concatenate(cut),
     )
 
 

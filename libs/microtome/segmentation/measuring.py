@@ -18,6 +18,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.segmentation.shares import in_shares
 from microtome.segmentation.stains import HE, Stain
 
 
@@ -67,6 +68,7 @@ def measure_cells(
     points: NDArray[np.int32],
     pixels: NDArray[np.uint8],
     stain: Stain,
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Measure the objects `label` int32 [n] of `labels` int32 [h, w], each within its half-open `box` int32 [n, 4].
 
@@ -75,7 +77,14 @@ def measure_cells(
     pixels²; an object without a pixel is NaN.
     """
     out = np.full((label.size, len(MEASUREMENTS)), np.nan, np.float32)
-    _measure(labels, label, box, area, offsets, points, np.ascontiguousarray(pixels), stain.table(), out)
+    seen, table = np.ascontiguousarray(pixels), stain.table()
+
+    def measure(start: int, stop: int) -> None:
+        these = slice(start, stop)
+        ends = offsets[start : stop + 1]
+        _measure(labels, label[these], box[these], area[these], ends, points, seen, table, out[these])
+
+    in_shares(measure, label.size, threads)
     return out
 
 
@@ -104,7 +113,7 @@ def _measure(
 ) -> None:
     largest = 0
     for k in range(label.shape[0]):
-        largest = max(largest, area[k])
+        largest = max(largest, (box[k, 2] - box[k, 0]) * (box[k, 3] - box[k, 1]))
     values = np.empty((2, largest), np.float64)
     for k in range(label.shape[0]):
         if area[k] == 0:
@@ -252,22 +261,31 @@ def _gather(
     values: NDArray[np.float64],
 ) -> None:
     """Densities of both dyes in the `area` pixels of the piece that `ring` goes around, in scan order, into `values`
-    float64 [2, at least area].
+    float64 [2, at least the box's pixels].
     """
-    members = 0
-    for y in range(box[0], box[2]):
-        for x in range(box[1], box[3]):
-            members += labels[y, x] == label
-    alone = members == area
-    piece = np.empty((0, 0), np.bool_) if alone else _piece(labels, label, box, ring)
     count = 0
     for y in range(box[0], box[2]):
         for x in range(box[1], box[3]):
-            if labels[y, x] == label and (alone or piece[y - box[0], x - box[1]]):
-                red, green, blue = pixels[y, x, 0], pixels[y, x, 1], pixels[y, x, 2]
-                for dye in range(2):
-                    values[dye, count] = table[dye, 0, red] + table[dye, 1, green] + table[dye, 2, blue]
+            if labels[y, x] == label:
+                _densities(pixels, y, x, table, values, count)
                 count += 1
+    if count == area:
+        return
+    piece, count = _piece(labels, label, box, ring), 0
+    for y in range(box[0], box[2]):
+        for x in range(box[1], box[3]):
+            if piece[y - box[0], x - box[1]]:
+                _densities(pixels, y, x, table, values, count)
+                count += 1
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _densities(
+    pixels: NDArray[np.uint8], y: int, x: int, table: NDArray[np.float64], values: NDArray[np.float64], at: int
+) -> None:
+    red, green, blue = pixels[y, x, 0], pixels[y, x, 1], pixels[y, x, 2]
+    for dye in range(2):
+        values[dye, at] = table[dye, 0, red] + table[dye, 1, green] + table[dye, 2, blue]
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")

@@ -12,6 +12,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.segmentation.shares import in_shares
+
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def seed_map(logit: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,15 +53,25 @@ def _is_peak(seeds: NDArray[np.float32], y: int, x: int, distance: int) -> bool:
     return True
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
-def find_peaks(seeds: NDArray[np.float32], distance: int, threshold: np.float32) -> NDArray[np.int32]:
+def find_peaks(seeds: NDArray[np.float32], distance: int, threshold: np.float32, threads: int = 1) -> NDArray[np.int32]:
     """Peaks above `threshold`, in scan order: int32 [n, 2] of (y, x)."""
-    height, width = seeds.shape
+    bands = in_shares(
+        lambda top, bottom: _peaks_between(seeds, top, bottom, distance, threshold), seeds.shape[0], threads
+    )
+    return bands[0] if len(bands) == 1 else np.concatenate(bands)
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _peaks_between(
+    seeds: NDArray[np.float32], top: int, bottom: int, distance: int, threshold: np.float32
+) -> NDArray[np.int32]:
+    """Peaks in the rows from `top` to before `bottom`."""
+    width = seeds.shape[1]
     # No two peaks share a block of distance + 1, so this holds them all.
-    room = (height // (distance + 1) + 1) * (width // (distance + 1) + 1)
+    room = ((bottom - top) // (distance + 1) + 1) * (width // (distance + 1) + 1)
     out = np.empty((room, 2), np.int32)
     count = 0
-    for y in range(height):
+    for y in range(top, bottom):
         for x in range(width):
             value = seeds[y, x]
             if not value > threshold:
@@ -72,8 +84,4 @@ def find_peaks(seeds: NDArray[np.float32], distance: int, threshold: np.float32)
                 out[count, 0] = y
                 out[count, 1] = x
                 count += 1
-    kept = np.empty((count, 2), np.int32)
-    for i in range(count):
-        kept[i, 0] = out[i, 0]
-        kept[i, 1] = out[i, 1]
-    return kept
+    return out[:count].copy()
