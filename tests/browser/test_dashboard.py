@@ -235,8 +235,18 @@ async def test_a_user_draws_where_the_tissue_is(visit: Visit, api: Api, tmp_path
         await page.mouse.move(x, y, steps=4)
     await page.mouse.up()
     await visit.picture("tissue-edited")
+    await expect(page.get_by_test_id("tissue-remove")).to_have_attribute("aria-pressed", "true")
+    overlay, painted = page.get_by_test_id("overlay"), await page.get_by_test_id("overlay").evaluate(PAINTED)
     await page.get_by_test_id("tissue-use").click()
-    await expect(page.get_by_test_id("drawn-tissue")).to_be_visible()
+    await expect(page.get_by_test_id("drawn-tissue")).to_be_in_viewport()
+    # What was drawn stays to be seen until the run, and who edits again goes on with it.
+    await expect(overlay).to_have_attribute("data-drawn", "true")
+    assert await overlay.evaluate(PAINTED) == painted
+    await expect(page.get_by_test_id("edit-tissue")).to_be_focused()
+    await page.get_by_test_id("edit-tissue").click()
+    await expect(page.get_by_test_id("tissue-add")).to_be_focused()
+    assert await overlay.evaluate(PAINTED) == painted
+    await page.get_by_test_id("tissue-cancel").click()
     await page.get_by_test_id("start-cells").click()
     await expect(page.get_by_test_id("workflow")).not_to_have_attribute("data-workflow-id", before)
     await visit.finished("cells")

@@ -31,12 +31,12 @@ export function ErrorPanel({ problem, subject, onRetry, onDismiss }: Properties)
       {onRetry || onDismiss ? (
         <div class="actions">
           {onRetry ? (
-            <button type="button" class="quiet" onClick={onRetry}>
+            <button type="button" class="quiet flush" onClick={onRetry}>
               Try again
             </button>
           ) : null}
           {onDismiss ? (
-            <button type="button" class="quiet" onClick={onDismiss}>
+            <button type="button" class={onRetry ? "quiet" : "quiet flush"} onClick={onDismiss}>
               Dismiss
             </button>
           ) : null}

@@ -48,7 +48,9 @@ function UserMenu({ name }: { name: string }) {
       if (event.target instanceof Node && !box.current?.contains(event.target)) setOpen(false);
     };
     const escape = (event: KeyboardEvent): void => {
-      if (event.key === "Escape") setOpen(false);
+      if (event.key !== "Escape") return;
+      setOpen(false);
+      box.current?.querySelector("button")?.focus();
     };
     addEventListener("pointerdown", outside);
     addEventListener("keydown", escape);

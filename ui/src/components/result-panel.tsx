@@ -137,7 +137,7 @@ function Artifacts({ job, artifacts }: { job: Job; artifacts: readonly Artifact[
           </li>
         ))}
       </ul>
-      <button type="button" class="quiet small" data-testid="archive" disabled={busy === ALL} onClick={() => void saveAll()}>
+      <button type="button" class="quiet small flush" data-testid="archive" disabled={busy === ALL} onClick={() => void saveAll()}>
         {busy === ALL ? "fetching…" : "All of them, with a mask of each tile (zip)"}
       </button>
       {problem ? <ErrorPanel problem={problem} onDismiss={() => setProblem(null)} /> : null}

@@ -60,6 +60,7 @@ function Actions({ workflow }: { workflow: Workflow }) {
     }
   };
   const several = workflow.jobs.length > 1;
+  if (!problem && !(several && has("DRAFT", "FAILED", "PENDING", "RUNNING"))) return null;
   return (
     <>
       <p class="row">
@@ -74,7 +75,7 @@ function Actions({ workflow }: { workflow: Workflow }) {
           </button>
         ) : null}
         {has("DRAFT", "PENDING", "RUNNING") && several ? (
-          <button type="button" class="quiet small" data-testid="cancel-workflow" disabled={busy} onClick={() => void act(client.cancelWorkflow)}>
+          <button type="button" class="quiet small flush" data-testid="cancel-workflow" disabled={busy} onClick={() => void act(client.cancelWorkflow)}>
             Cancel all
           </button>
         ) : null}

@@ -47,7 +47,8 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
   const [showTissue, setShowTissue] = useState(true);
   const [opacity, setOpacity] = useState(0.3);
   const client = api.value;
-  const editing = useDrawing(slide, tissue, canvas, stage, TISSUE_TINT);
+  const mine = drawnTissue.value?.slide === slide.id ? drawnTissue.value.mask : null;
+  const editing = useDrawing(slide, mine ?? tissue, canvas, stage, TISSUE_TINT);
 
   const hasCells = job?.result?.artifacts.some((artifact) => artifact.name.startsWith("cells.")) ?? false;
   const hasTissue = job?.result?.artifacts.some((artifact) => artifact.name === "tissue_mask.png") ?? false;
@@ -56,7 +57,8 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
   const scene: Scene = {
     shapes: drawn.shapes,
     showCells,
-    tissue: editing.mask ?? (showTissue ? tissue : null),
+    // What was drawn for the next run is shown until it starts.
+    tissue: editing.mask ?? mine ?? (showTissue ? tissue : null),
     tissueOpacity: opacity,
     style: CELL_STYLE,
     line: editing.line,
@@ -132,8 +134,9 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
   useEffect(() => {
     stage.current?.setScene(latestScene.current);
     canvas.dataset["outlines"] = String(showCells ? drawn.outlines : 0);
-    canvas.dataset["tissue"] = String(showTissue && tissue !== null);
-  }, [drawn, showCells, tissue, showTissue, opacity, ready, canvas, editing.mask, editing.line, editing.strokes]);
+    canvas.dataset["tissue"] = String(latestScene.current.tissue !== null);
+    canvas.dataset["drawn"] = String(mine !== null);
+  }, [drawn, showCells, tissue, showTissue, mine, opacity, ready, canvas, editing.mask, editing.line, editing.strokes]);
 
   const toggleCells = useCallback(() => setShowCells((shown) => !shown), []);
   const toggleTissue = useCallback(() => setShowTissue((shown) => !shown), []);
@@ -177,8 +180,8 @@ export function SlideViewer({ slide, job, mpp, view }: Properties) {
         begin={editing.begin}
         clear={editing.clear}
         use={() => {
-          const polygon = editing.finish();
-          if (polygon) drawnTissue.value = { slide: slide.id, tissue: polygon };
+          const finished = editing.finish();
+          if (finished) drawnTissue.value = { slide: slide.id, ...finished };
         }}
         cancel={editing.cancel}
         hint={editing.hint}
@@ -212,7 +215,8 @@ function useLayerKeys(toggleCells: () => void, toggleTissue: () => void): void {
     const onKey = (event: KeyboardEvent): void => {
       const target = event.target;
       const typing = target instanceof HTMLInputElement && target.type !== "checkbox" && target.type !== "range";
-      if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+      // In a list a letter chooses what begins with it.
+      if (typing || target instanceof HTMLSelectElement || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "c") toggleCells();
       if (event.key === "t") toggleTissue();
     };

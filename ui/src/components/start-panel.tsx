@@ -1,6 +1,6 @@
 /** Starts a workflow on a slide; asks for the pixel size when the slide does not say it. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { problemOf } from "../api/problem";
 import type { JobParameters, Problem, Slide, Stain } from "../api/types";
 import { go } from "../route";
@@ -36,15 +36,21 @@ export function StartPanel({ slide }: { slide: Slide }) {
     }
   };
 
+  // What was drawn is for the buttons here, which may be far down the page.
+  const section = useRef<HTMLElement>(null);
+  useEffect(() => {
+    if (mine) section.current?.scrollIntoView({ block: "nearest" });
+  }, [mine]);
+
   const blocked = busy || !parameters;
   return (
-    <section class="start" aria-label="Start">
+    <section class="start" ref={section} aria-label="Start">
       {slide.mpp === null ? (
         <MppQuestion typed={typed} setTyped={setTyped} assume={assume} setAssume={setAssume} />
       ) : null}
       {mine ? (
         <p class="note row" data-testid="drawn-tissue">
-          <span>In the tissue that you drew.</span>
+          <span>The next run looks only at the tissue that you drew.</span>
           <button type="button" class="quiet small" onClick={() => (drawn.value = null)}>
             Forget it
           </button>
@@ -71,11 +77,11 @@ export function StartPanel({ slide }: { slide: Slide }) {
         <button
           type="button"
           data-testid="start-whole-slide"
-          title="One job of type INSTANSEG_WSI"
+          title="Tissue and cells in one job, of type INSTANSEG_WSI"
           disabled={blocked}
           onClick={() => void start("whole-slide")}
         >
-          Whole slide
+          All in one job
         </button>
       </div>
       {slide.stain === "fluorescence" ? (

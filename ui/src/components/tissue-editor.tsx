@@ -1,5 +1,6 @@
 /** The tools with which a mask is edited; the drawing itself is the viewer's. */
 
+import { useEffect, useRef } from "preact/hooks";
 import type { Brush } from "../viewer/painting";
 
 interface Properties {
@@ -14,15 +15,25 @@ interface Properties {
 }
 
 export function TissueEditor({ brush, choose, begin, clear, use, cancel, hint }: Properties) {
-  if (brush === null) {
+  const tools = useRef<HTMLDivElement>(null);
+  const opener = useRef<HTMLButtonElement>(null);
+  const edits = brush !== null;
+  const edited = useRef(edits);
+  // The button that was pressed is gone: whoever uses the keyboard goes on where it was.
+  useEffect(() => {
+    if (edits === edited.current) return;
+    edited.current = edits;
+    (edits ? tools.current?.querySelector("button") : opener.current)?.focus();
+  }, [edits]);
+  if (!edits) {
     return (
-      <button type="button" class="viewer-edit" data-testid="edit-tissue" onClick={begin}>
+      <button type="button" class="viewer-edit" ref={opener} data-testid="edit-tissue" onClick={begin}>
         Edit tissue
       </button>
     );
   }
   return (
-    <div class="viewer-edit" role="group" aria-label="Edit tissue">
+    <div class="viewer-edit" ref={tools} role="group" aria-label="Edit tissue">
       <button type="button" data-testid="tissue-add" aria-pressed={brush === "add"} onClick={() => choose("add")}>
         Add
       </button>
@@ -39,7 +50,7 @@ export function TissueEditor({ brush, choose, begin, clear, use, cancel, hint }:
         Cancel
       </button>
       <p class="small muted" role="status">
-        {hint ?? "Draw around an area; the wheel still zooms."}
+        {hint ?? (brush === "add" ? "Draw around what is tissue." : "Draw around what is no tissue.")}
       </p>
     </div>
   );

@@ -5,8 +5,8 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { beginMask, maskPolygon, paintArea, type Brush } from "../viewer/painting";
 import type { SlideStage } from "../viewer/slide-stage";
 import type { Tint } from "../viewer/tissue";
-import type { Polygon } from "../viewer/tracing";
 import type { Size } from "../viewer/transform";
+import type { Drawn } from "./drawn";
 
 export interface Drawing {
   /** What drawing does; null while nobody edits. */
@@ -21,12 +21,13 @@ export interface Drawing {
   clear: () => void;
   cancel: () => void;
   /** The edited mask, and the end of editing; null if it is empty, and editing goes on. */
-  finish: () => Polygon | null;
+  finish: () => Pick<Drawn, "tissue" | "mask"> | null;
 }
 
+/** `begun`: what editing begins with; null: nothing. */
 export function useDrawing(
   slide: Size,
-  found: HTMLCanvasElement | null,
+  begun: HTMLCanvasElement | null,
   canvas: HTMLCanvasElement,
   stage: RefObject<SlideStage | null>,
   tint: Tint,
@@ -37,6 +38,8 @@ export function useDrawing(
   const [strokes, setStrokes] = useState(0);
   const [hint, setHint] = useState<string | null>(null);
   const points = useRef<number[] | null>(null);
+  // The finger that draws; another one beside it draws nothing.
+  const pointer = useRef<number | null>(null);
 
   useEffect(() => {
     if (brush === null || !mask) return;
@@ -50,17 +53,19 @@ export function useDrawing(
     const down = (event: PointerEvent): void => {
       if (event.button !== 0) return;
       event.stopPropagation();
+      if (points.current) return;
       canvas.setPointerCapture(event.pointerId);
+      pointer.current = event.pointerId;
       points.current = [];
       add(event);
     };
     const move = (event: PointerEvent): void => {
-      if (!points.current) return;
+      if (!points.current || event.pointerId !== pointer.current) return;
       event.stopPropagation();
       add(event);
     };
     const up = (event: PointerEvent): void => {
-      if (!points.current) return;
+      if (!points.current || event.pointerId !== pointer.current) return;
       event.stopPropagation();
       paintArea(mask, slide, points.current, brush, tint);
       points.current = null;
@@ -68,16 +73,22 @@ export function useDrawing(
       setHint(null);
       setStrokes((count) => count + 1);
     };
+    // What the browser took for something else was not drawn.
+    const cancelled = (event: PointerEvent): void => {
+      if (event.pointerId !== pointer.current) return;
+      points.current = null;
+      setLine(null);
+    };
     canvas.addEventListener("pointerdown", down);
     canvas.addEventListener("pointermove", move);
     canvas.addEventListener("pointerup", up);
-    canvas.addEventListener("pointercancel", up);
+    canvas.addEventListener("pointercancel", cancelled);
     return () => {
       stage.current?.setDrawing(false);
       canvas.removeEventListener("pointerdown", down);
       canvas.removeEventListener("pointermove", move);
       canvas.removeEventListener("pointerup", up);
-      canvas.removeEventListener("pointercancel", up);
+      canvas.removeEventListener("pointercancel", cancelled);
     };
   }, [brush, mask, canvas, slide, stage, tint]);
 
@@ -96,7 +107,7 @@ export function useDrawing(
     hint,
     choose: setBrush,
     begin: () => {
-      setMask(beginMask(found, slide));
+      setMask(beginMask(begun, slide));
       setBrush("add");
     },
     clear: () => {
@@ -105,10 +116,13 @@ export function useDrawing(
     },
     cancel: end,
     finish: () => {
-      const polygon = mask && maskPolygon(mask, slide);
-      if (polygon) end();
-      else setHint("There is nothing in the mask yet.");
-      return polygon;
+      const tissue = mask && maskPolygon(mask, slide);
+      if (!tissue) {
+        setHint("There is nothing in the mask yet.");
+        return null;
+      }
+      end();
+      return { tissue, mask };
     },
   };
 }

@@ -6,6 +6,8 @@ import type { Polygon } from "../viewer/tracing";
 export interface Drawn {
   slide: string;
   tissue: Polygon;
+  /** The same as it was painted, to show it and to go on with it. */
+  mask: HTMLCanvasElement;
 }
 
 export const drawn = signal<Drawn | null>(null);
