@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -205,22 +206,34 @@ def _part(order: Order) -> TissueMask:
 def _pictures(order: Order, folder: Path) -> Preview:
     """Write mask and thumbnail; return the canvas for the cells, with the tissue's edge on it."""
     mask = _part(order)
+    with ThreadPoolExecutor(1, thread_name_prefix="pictures") as other:
+        written = other.submit(_write_mask, order, mask, folder)
+        # A slide's jobs are merged one after the other, by this process or its like.
+        picture = _picture(order.slide.path)
+        preview = Preview(picture, order.slide.width)
+        preview.tissue(mask.bits)
+        save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
+        written.result()
+    return preview
+
+
+def _write_mask(order: Order, mask: TissueMask, folder: Path) -> None:
     (folder / "tissue_mask.png").write_bytes(encode_png(mask))
     (folder / "tissue.geojson").write_bytes(geojson(mask))
     if order.outline is not None:
         (folder / "tissue_drawn.geojson").write_bytes(order.outline.document)
-    # A slide's jobs are merged one after the other, by this process or its like.
-    picture = _picture(order.slide.path)
-    save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
-    preview = Preview(picture, order.slide.width)
-    preview.tissue(mask.bits)
-    return preview
 
 
 def _write_pictures(order: Order, preview: Preview, density: Density, folder: Path) -> None:
-    preview.save(folder / "overlay.jpg")
-    density.save_tiff(folder / "density.tif")
-    density.save_png(folder / "density.png")
+    with ThreadPoolExecutor(1, thread_name_prefix="pictures") as other:
+        combined = other.submit(_write_combined, order, preview, density, folder)
+        preview.save(folder / "overlay.jpg")
+        density.save_png(folder / "density.png")
+        density.save_tiff(folder / "density.tif")
+        combined.result()
+
+
+def _write_combined(order: Order, preview: Preview, density: Density, folder: Path) -> None:
     picture = reduced(_picture(order.slide.path), COMBINED_PIXELS)
     height, width = picture.shape[:2]
     drawn, shown = reduced(preview.picture, COMBINED_PIXELS), density.with_legend(density.picture(width, height))

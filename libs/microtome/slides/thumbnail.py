@@ -6,8 +6,10 @@ Refuses: pictures over 8192 pixels a side.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from microtome.slides.opening import cached_slide, readable_path
 Pixels = npt.NDArray[np.uint8]
 
 MAX_THUMBNAIL = 8192
-_BLOCK = 512
+# A block that is read at once, and how many at the same time.
+_ROWS, _COLUMNS, _READERS = 256, 512, 2
 
 
 def thumbnail(path: Path, max_size: int) -> Pixels:
@@ -34,11 +37,16 @@ def thumbnail(path: Path, max_size: int) -> Pixels:
     width, height = cached_slide(path).dimensions
     view = view_at(path, max(1.0, max(width, height) / max_size))
     out = np.empty((view.height, view.width, 3), np.uint8)
-    for y in range(0, view.height, _BLOCK):
-        rows = min(_BLOCK, view.height - y)
-        for x in range(0, view.width, _BLOCK):
-            columns = min(_BLOCK, view.width - x)
-            out[y : y + rows, x : x + columns] = view.read(x, y, columns, rows)
+
+    def draw(place: tuple[int, int]) -> None:
+        y, x = place
+        rows, columns = min(_ROWS, view.height - y), min(_COLUMNS, view.width - x)
+        out[y : y + rows, x : x + columns] = view.read(x, y, columns, rows)
+
+    places = list(product(range(0, view.height, _ROWS), range(0, view.width, _COLUMNS)))
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="thumbnail") as readers:
+        for _ in readers.map(draw, places):
+            pass
     return out
 
 
