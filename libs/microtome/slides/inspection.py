@@ -8,6 +8,8 @@ Refuses: to guess a pixel size from the objective; files that cannot be read, as
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -18,12 +20,14 @@ import openslide
 from microtome.errors import UnreadableSlide
 from microtome.slides.conversion import conversion_origin
 from microtome.slides.facts import LevelFacts, PixelSize, SlideFacts, Stain, judge_pixel_size
-from microtome.slides.opening import open_slide, properties, read_block, readable_path
+from microtome.slides.opening import open_slide, properties, read_level, readable_path
 from microtome.slides.tiff_layout import check_complete
 
 Pixels = npt.NDArray[np.uint8]
 
 _BLOCK = 128
+# Blocks that are read at once.
+_READERS = 2
 
 
 def inspect_slide(path: Path, sha256: str | None = None) -> SlideFacts:
@@ -37,9 +41,9 @@ def inspect_slide(path: Path, sha256: str | None = None) -> SlideFacts:
     source = readable_path(path)
     check_complete(source)
     with open_slide(path) as slide:
-        _read_sample(slide, path.name)
+        _read_sample(path, slide.level_dimensions)
         vendor, size, notes = _origin(slide)
-        stain = _stain(slide, path.name)
+        stain = _stain(path, slide.level_dimensions)
         notes = (*notes, *size.notes)
         if size.mpp is None and not size.notes:
             notes = (*notes, "The file does not say how large its pixels are.")
@@ -104,37 +108,41 @@ def _number(slide: openslide.OpenSlide, name: str) -> float | None:
         return None
 
 
-def _read_sample(slide: openslide.OpenSlide, name: str) -> None:
+def _read_sample(path: Path, levels: Sequence[tuple[int, int]]) -> None:
     """Decode blocks in the corners, along the last rows and on a grid; raises `UnreadableSlide` if one fails."""
-    for level, (width, height) in enumerate(slide.level_dimensions):
+    blocks = []
+    for level, (width, height) in enumerate(levels):
         steps = 4 if level == 0 else 1
         places = {(i / steps, j / steps) for i, j in product(range(steps + 1), repeat=2)}
         places |= {(i / 8, 1.0) for i in range(9)} if level == 0 else {(0.5, 0.5)}
         for across, down in sorted(places):
             block_width, block_height = min(_BLOCK, width), min(_BLOCK, height)
             x, y = int(across * (width - block_width)), int(down * (height - block_height))
-            read_block(slide, level, x, y, block_width, block_height, name)
+            blocks.append((level, x, y, block_width, block_height))
+    _read_all(path, blocks)
 
 
-def _stain(slide: openslide.OpenSlide, name: str) -> Stain:
+def _read_all(path: Path, blocks: Sequence[tuple[int, int, int, int, int]]) -> list[Pixels]:
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="inspect") as readers:
+        return list(readers.map(lambda block: read_level(path, *block), blocks))
+
+
+def _stain(path: Path, levels: Sequence[tuple[int, int]]) -> Stain:
     """Fluorescence has a dark background and next to nothing that is bright in all channels."""
-    pixels = _overview_pixels(slide, name)
-    dark = float(np.mean(pixels.max(axis=1) < 64))
-    white = float(np.mean(pixels.min(axis=1) > 160))
+    red, green, blue = np.moveaxis(_overview_pixels(path, levels), 1, 0)
+    dark = float(np.mean(np.maximum(np.maximum(red, green), blue) < 64))
+    white = float(np.mean(np.minimum(np.minimum(red, green), blue) > 160))
     return "fluorescence" if dark > 0.5 and white < 0.02 else "brightfield"
 
 
-def _overview_pixels(slide: openslide.OpenSlide, name: str) -> Pixels:
+def _overview_pixels(path: Path, levels: Sequence[tuple[int, int]]) -> Pixels:
     """Pixels `[n, 3]` spread over the slide: a small level, or blocks on a grid where there is none."""
-    fitting = [i for i, size in enumerate(slide.level_dimensions) if max(size) >= 256] or [0]
+    fitting = [i for i, size in enumerate(levels) if max(size) >= 256] or [0]
     level = fitting[-1]
-    width, height = slide.level_dimensions[level]
+    width, height = levels[level]
     if width * height <= 1 << 22:
-        return read_block(slide, level, 0, 0, width, height, name).reshape(-1, 3)
+        return read_level(path, level, 0, 0, width, height).reshape(-1, 3)
     block_width, block_height = min(64, width), min(64, height)
-    blocks = [
-        read_block(slide, level, int(x), int(y), block_width, block_height, name).reshape(-1, 3)
-        for y in np.linspace(0, height - block_height, 12)
-        for x in np.linspace(0, width - block_width, 12)
-    ]
-    return np.concatenate(blocks)
+    places = product(np.linspace(0, height - block_height, 12), np.linspace(0, width - block_width, 12))
+    blocks = _read_all(path, [(level, int(x), int(y), block_width, block_height) for y, x in places])
+    return np.concatenate([block.reshape(-1, 3) for block in blocks])
