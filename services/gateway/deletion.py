@@ -21,6 +21,7 @@ from microtome.eventlog.database import Database
 from microtome.eventlog.log import Append, EventLog
 from microtome.readmodels.listing import JobFilter
 from microtome.readmodels.queries import Queries
+from microtome.reservations.uploads import Uploads
 from microtome.workflows import Workflows, new_event
 from services.gateway.uploads import UploadStore
 
@@ -125,6 +126,7 @@ class Deletions:
             slides = [row["slide_id"] for row in await connection.fetch(_SLIDES, seconds)]
             jobs = [(row["job_id"], row["attempt"]) for row in await connection.fetch(_ARTIFACTS, seconds)]
         await asyncio.to_thread(self._remove, slides, jobs)
+        await Uploads(self._database).forget_drawings()
         self._swept_once = True
 
     def _remove(self, slides: list[str], jobs: list[tuple[str, int]]) -> None:

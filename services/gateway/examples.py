@@ -326,6 +326,7 @@ VIEWS: Mapping[str, Any] = {
             "slide_bytes": 177552579,
             "artifact_bytes": 48602951,
             "upload_bytes": 0,
+            "drawn_bytes": 20480,
             "bytes_stored": 226155530,
             "workflows": 1,
             "jobs": {"DRAFT": 0, "PENDING": 1, "RUNNING": 1, "SUCCEEDED": 0},

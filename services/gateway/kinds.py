@@ -118,7 +118,7 @@ KINDS: Mapping[str, Kind] = {
     "quota-exceeded": Kind(
         413,
         "Quota exceeded",
-        "Your slides and open uploads take as much as one user may have.",
+        "Your slides, what you drew on them and open uploads take as much as one user may have.",
         "Delete slides that you need no more.",
     ),
     "storage-full": Kind(

@@ -1,8 +1,8 @@
 """Room for what users upload.
 
-Promises: what a user's slides and open uploads take together stays within USER_QUOTA_BYTES, whichever gateways they
-talk to; an upload that the disk has no room for is refused before its first byte. Bytes that came count when they
-were promised, not when they arrive, so that two uploads cannot both take the last room.
+Promises: what a user's slides, what they drew on them and open uploads take together stays within USER_QUOTA_BYTES,
+whichever gateways they talk to; an upload that the disk has no room for is refused before its first byte. Bytes that
+came count when they were promised, not when they arrive, so that two uploads cannot both take the last room.
 Refuses: to count what the server makes of a slide (converted copies, results); to reserve anything on the disk itself.
 """
 
@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import errno
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from microtome.errors import MicrotomeError
-from microtome.reservations.uploads import Upload, Uploads, Usage
+from microtome.reservations.uploads import Drawing, Upload, Uploads, Usage
 
 # A body of unknown length is promised room in such steps.
 _STEP = 64 << 20
@@ -103,6 +103,11 @@ class Quota:
             max_open=self._max_open,
             metadata=metadata,
         )
+
+    async def draw(self, user_id: str, drawings: Sequence[Drawing]) -> None:
+        """Room for what was drawn as tissue. Raises `QuotaExceeded`, `StorageFull`, `Unavailable`."""
+        await self.check_disk(sum(drawing.size_bytes for drawing in drawings))
+        await self.uploads.draw(user_id, drawings, limit_bytes=self.limit_bytes)
 
     async def check_disk(self, size: int) -> None:
         """Refuse what the disk has no room for. Raises `StorageFull`."""

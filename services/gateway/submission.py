@@ -24,6 +24,7 @@ from microtome.errors import ConcurrencyConflict, Conflict, InvalidWorkflow, Sli
 from microtome.eventlog.log import Append, EventLog, NewEvent, StoredEvent
 from microtome.readmodels.queries import Queries
 from microtome.readmodels.rows import WorkflowRecord
+from microtome.reservations.uploads import Drawing
 from microtome.tissue.outline import TissueOutline
 from microtome.tissue.store import save_outline
 from microtome.workflows import Workflows, new_event, stream_of
@@ -87,7 +88,7 @@ class Submissions:
         command = Submit(workflow_id, user_id, wanted.name, jobs, branches(wanted.branches))
         events = decide(None, command)
         _check_size(*(to_bytes(event) for event in events))
-        await self._keep(wanted.jobs, slides, drawn)
+        await self._keep(user_id, wanted.jobs, slides, drawn)
         new = _new_events(events, user_id, _submission_id(workflow_id), wanted, idempotency_key)
         stored = await self._log.append(Append(stream_of(workflow_id), 0, new))
         crash_point(CrashPoint.GATEWAY_AFTER_COMMIT_BEFORE_ANSWER)
@@ -125,7 +126,7 @@ class Submissions:
             ids = {job.key: job_id for job_id, job in workflow.jobs.items()} | job_ids(workflow_id, wanted.jobs)
             jobs = specs(wanted.jobs, ids, slides, self.defaults, drawn, draft=wanted.draft)
             events = decide(workflow, AddJobs(jobs, branches(wanted.branches)), self._limits)
-            await self._keep(wanted.jobs, slides, drawn)
+            await self._keep(user_id, wanted.jobs, slides, drawn)
             if not events or await self._appended(workflow, version, events, wanted, idempotency_key):
                 return tuple(job.job_id for job in jobs)
         raise ConcurrencyConflict
@@ -162,14 +163,21 @@ class Submissions:
         return await asyncio.to_thread(outlines, jobs, slides)
 
     async def _keep(
-        self, jobs: Sequence[JobIn], slides: Mapping[str, SlideRegistered], drawn: Mapping[str, TissueOutline]
+        self,
+        user_id: str,
+        jobs: Sequence[JobIn],
+        slides: Mapping[str, SlideRegistered],
+        drawn: Mapping[str, TissueOutline],
     ) -> None:
         """Keep what was drawn beside its slides before a job refers to it; events hold its digest only.
 
-        Raises `SlideGone`, `StorageFull`.
+        Raises `SlideGone`, `StorageFull`, `QuotaExceeded`.
         """
-        if drawn:
-            await self._quota.check_disk(sum(len(outline.document) for outline in drawn.values()))
+        if not drawn:
+            return
+        places = {job.key: slides[job.slide_id].slide_id for job in jobs if job.key in drawn}
+        drawings = [Drawing(places[key], outline.sha256, len(outline.document)) for key, outline in drawn.items()]
+        await self._quota.draw(user_id, drawings)
         for job in jobs:
             if job.key not in drawn:
                 continue

@@ -38,7 +38,7 @@ async def users(request: Request, user: User, gateway: Context) -> Response:  # 
 async def me(request: Request, user: User, gateway: Context) -> Response:
     """Say what the user may do, has, and where they stand in line."""
     usage = await gateway.queries.usage(user)
-    reserved = (await gateway.quota.usage(user)).reserved_bytes
+    room = await gateway.quota.usage(user)
     allowance = await gateway.rate_limit.peek(user)
     cluster = gateway.places.cluster
     seat = cluster.seats.get(user)
@@ -56,7 +56,8 @@ async def me(request: Request, user: User, gateway: Context) -> Response:
             slides=usage.slides,
             slide_bytes=usage.slide_bytes,
             artifact_bytes=usage.artifact_bytes,
-            upload_bytes=reserved,
+            upload_bytes=room.reserved_bytes,
+            drawn_bytes=room.drawn_bytes,
             bytes_stored=usage.bytes_stored,
             workflows=usage.workflows,
             jobs={status.value: count for status, count in usage.jobs.items()},

@@ -355,6 +355,7 @@ class Usage(View):
     slide_bytes: int
     artifact_bytes: int
     upload_bytes: int = Field(description="Promised to uploads under way; counts against the quota.")
+    drawn_bytes: int = Field(description="Tissue that was drawn on slides; counts against the quota.")
     bytes_stored: int = Field(description="Slides and artifacts together.")
     workflows: int
     jobs: dict[str, int] = Field(description="Number of jobs by status.")

@@ -654,6 +654,9 @@ class Usage(TypedDict):
     bytes_stored: int
     """Slides and artifacts together."""
 
+    drawn_bytes: int
+    """Tissue that was drawn on slides; counts against the quota."""
+
     jobs: dict[str, int]
     """Number of jobs by status."""
 

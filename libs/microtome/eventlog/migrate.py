@@ -30,6 +30,7 @@ MIGRATIONS = (
     ("microtome.reservations", "schema.sql"),
     ("microtome.eventlog", "0004_rebases.sql"),
     ("microtome.readmodels", "0003_deleted.sql"),
+    ("microtome.reservations", "0002_outlines.sql"),
 )
 
 # Any constant will do, as long as all services use the same one.

@@ -1,13 +1,13 @@
 """Uploads under way in Postgres, and how much room a user has left.
 
-Promises: what a user's slides and open uploads take together never exceeds the limit, whichever processes reserve at
-the same time (reservations of one user wait for each other); an upload that became a slide counts once; all times
-are the database's. Refuses: to know where the bytes lie.
+Promises: what a user's slides, drawings on them and open uploads take together never exceeds the limit, whichever
+processes reserve at the same time (reservations of one user wait for each other); an upload that became a slide counts
+once, and so does what was drawn again; all times are the database's. Refuses: to know where the bytes lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ class QuotaExceeded(MicrotomeError):
 
     def __init__(self, *, requested: int, used: int, limit: int) -> None:
         super().__init__(
-            f"{requested} bytes more do not fit: your slides and open uploads take {used} of {limit} bytes. "
+            f"{requested} bytes more do not fit: your slides, drawings and open uploads take {used} of {limit} bytes. "
             "Delete slides or uploads that you no longer need."
         )
         self.members: Mapping[str, Any] = {"requested_bytes": requested, "used_bytes": used, "limit_bytes": limit}
@@ -63,16 +63,26 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes of a user: in slides, and promised to open uploads; and how many slides there are."""
+    """Bytes of a user: in slides, promised to open uploads, drawn on slides; and how many slides there are."""
 
     stored_bytes: int
     reserved_bytes: int
     slides: int
+    drawn_bytes: int = 0
 
     @property
     def used_bytes(self) -> int:
         """What counts against the limit."""
-        return self.stored_bytes + self.reserved_bytes
+        return self.stored_bytes + self.reserved_bytes + self.drawn_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What was drawn as tissue on a slide, as a file of so many bytes."""
+
+    slide_id: str
+    sha256: str
+    size_bytes: int
 
 
 # An upload whose slide is recorded is counted as the slide, also when the slide is deleted.
@@ -82,7 +92,9 @@ select (select coalesce(sum(size_bytes), 0) from slides where user_id = $1 and d
        (select coalesce(sum(size_bytes), 0) from uploads u
         where user_id = $1 and upload_id <> $2 and problem is null and finished_at is null
           and expires_at > clock_timestamp()
-          and not exists (select 1 from slides s where s.slide_id = u.upload_id))::bigint as reserved
+          and not exists (select 1 from slides s where s.slide_id = u.upload_id))::bigint as reserved,
+       (select coalesce(sum(o.size_bytes), 0) from outlines o join slides s using (slide_id)
+        where o.user_id = $1 and s.deleted_at is null)::bigint as drawn
 """
 _LOCK = "select pg_advisory_xact_lock(hashtextextended('quota ' || $1, 0))"
 _OPEN = """
@@ -93,6 +105,21 @@ returning *, false as expired, 0::float8 as age_seconds
 _COUNT_OPEN = """
 select count(*) from uploads
 where user_id = $1 and resumable and problem is null and finished_at is null and expires_at > clock_timestamp()
+"""
+# Those that are there already take no more room.
+_NEW_DRAWINGS = """
+select coalesce(sum(size_bytes), 0)::bigint
+from unnest($1::text[], $2::text[], $3::bigint[]) as drawn (slide_id, sha256, size_bytes)
+where not exists (select from outlines o where (o.slide_id, o.sha256) = (drawn.slide_id, drawn.sha256))
+"""
+_DRAW = """
+insert into outlines (slide_id, sha256, user_id, size_bytes)
+select slide_id, sha256, $4, size_bytes
+from unnest($1::text[], $2::text[], $3::bigint[]) as drawn (slide_id, sha256, size_bytes)
+on conflict do nothing
+"""
+_FORGET_DRAWINGS = """
+delete from outlines o using slides s where s.slide_id = o.slide_id and s.deleted_at is not null
 """
 _GROW = "update uploads set size_bytes = $2 where upload_id = $1"
 _SELECT = """
@@ -159,6 +186,25 @@ class Uploads:
             await connection.execute(_GROW, upload_id, size)
         return size
 
+    async def draw(self, user_id: str, drawings: Sequence[Drawing], *, limit_bytes: int) -> None:
+        """Reserve room for what was drawn, before its files are written; what is there already needs none.
+
+        `limit_bytes` 0 is no limit. A drawing counts until its slide is deleted. Raises `QuotaExceeded`.
+        """
+        each = {(drawing.slide_id, drawing.sha256): drawing.size_bytes for drawing in drawings}
+        columns = ([slide_id for slide_id, _ in each], [sha256 for _, sha256 in each], list(each.values()))
+        async with self._database.transaction() as connection:
+            if limit_bytes:
+                await connection.execute(_LOCK, user_id)
+                if size := await connection.fetchval(_NEW_DRAWINGS, *columns):
+                    await _fits(connection, user_id, "", size, limit_bytes)
+            await connection.execute(_DRAW, *columns, user_id)
+
+    async def forget_drawings(self) -> None:
+        """Forget what was drawn on slides that are deleted; it counts no more since then."""
+        async with self._database.connection() as connection:
+            await connection.execute(_FORGET_DRAWINGS)
+
     async def get(self, user_id: str, upload_id: str) -> Upload:
         """Return an upload of the user. Raises `NotFound`."""
         async with self._database.connection() as connection:
@@ -220,7 +266,7 @@ async def _fits(connection: Connection, user_id: str, upload_id: str, size: int,
 async def _usage(connection: Connection, user_id: str, but: str) -> Usage:
     row = await connection.fetchrow(_USAGE, user_id, but)
     assert row is not None
-    return Usage(row["stored"], row["reserved"], row["slides"])
+    return Usage(row["stored"], row["reserved"], row["slides"], row["drawn"])
 
 
 def _upload(row: asyncpg.Record) -> Upload:

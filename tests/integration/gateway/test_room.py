@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -71,6 +72,64 @@ async def test_two_gateways_never_promise_the_same_room(start_gateway: Start) ->
         )
         assert sorted(answer.status_code for answer in answers) == [201] * 10 + [413] * 10
         assert (await one.gateway.quota.usage("ada")).reserved_bytes == 1000
+
+
+def triangle(edge: int) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [[[1, 1], [edge, 1], [edge, edge], [1, 1]]]}
+
+
+async def test_what_is_drawn_on_a_slide_counts_until_it_is_deleted(start_gateway: Start, tmp_path: Path) -> None:
+    body = content(picture(tmp_path, "plain.png"))
+    size = len(body)
+
+    def draws(slide: dict[str, Any], key: str, edge: int) -> dict[str, Any]:
+        return {"key": key, "type": "TISSUE_MASK", "slide_id": slide["id"], "parameters": {"tissue": triangle(edge)}}
+
+    async with start_gateway(user_quota_bytes=size + 200) as gateway:
+        slide = await gateway.upload(tmp_path / "pictures" / "plain.png")
+        # The same drawing takes its room once: in one workflow, and again in the next.
+        first = await gateway.submit(draws(slide, "a", 9), draws(slide, "b", 9))
+        assert first.status_code == 202, first.text
+        drawn = (await gateway.gateway.quota.usage("ada")).drawn_bytes
+        assert 200 / 3 < drawn < 100
+        assert (await gateway.submit(draws(slide, "a", 9))).status_code == 202
+        assert (await gateway.submit(draws(slide, "a", 8))).status_code == 202
+        me = (await gateway.get("/users/me")).json()
+        assert me["usage"]["drawn_bytes"] == 2 * drawn
+        problem = await gateway.assert_problem(await gateway.submit(draws(slide, "a", 7)), 413, "quota-exceeded")
+        assert (problem["used_bytes"], problem["requested_bytes"]) == (size + 2 * drawn, drawn)
+        assert len((await gateway.get("/workflows")).json()["items"]) == 3
+        # A job without one needs no room, and an upload has only what is left.
+        assert (await gateway.submit({**draws(slide, "a", 9), "parameters": {}})).status_code == 202
+        upload = await Client(gateway).request("POST", "/api/v1/uploads", Upload_Length="200")
+        assert (await gateway.assert_problem(upload, 413, "quota-exceeded"))["used_bytes"] == size + 2 * drawn
+        for workflow in (await gateway.get("/workflows")).json()["items"]:
+            await gateway.post(f"/workflows/{workflow['id']}/cancel")
+        path = f"/api/v1/slides/{slide['id']}"
+        assert (await gateway.http.delete(path, headers=gateway.as_user("ada"))).status_code == 204
+        assert (await gateway.gateway.quota.usage("ada")).used_bytes == 0
+
+
+async def test_two_gateways_never_keep_more_drawings_than_there_is_room_for(
+    start_gateway: Start, tmp_path: Path
+) -> None:
+    size = len(content(picture(tmp_path, "plain.png")))
+    limit = size + 500
+    async with start_gateway(user_quota_bytes=limit) as one, start_gateway(user_quota_bytes=limit) as two:
+        slide = await one.upload(tmp_path / "pictures" / "plain.png")
+        jobs = [
+            {"key": "a", "type": "TISSUE_MASK", "slide_id": slide["id"], "parameters": {"tissue": triangle(edge)}}
+            for edge in range(10, 26)
+        ]
+        answers = await asyncio.gather(*((one, two)[k % 2].submit(job) for k, job in enumerate(jobs)))
+        taken = [answer.status_code for answer in answers]
+        usage = await one.gateway.quota.usage("ada")
+        assert set(taken) == {202, 413}
+        assert 400 < usage.drawn_bytes <= 500
+        # Whoever was refused wrote nothing: every file has its room.
+        files = list(one.data_dir.glob("slides/*/.tissue/*.geojson"))
+        assert len(files) == taken.count(202)
+        assert sum(path.stat().st_size for path in files) == usage.drawn_bytes
 
 
 async def test_a_file_that_arrived_damaged_is_not_kept(gateway: Running, tmp_path: Path) -> None:

@@ -1920,6 +1920,11 @@ export interface components {
              */
             bytes_stored: number;
             /**
+             * Drawn Bytes
+             * @description Tissue that was drawn on slides; counts against the quota.
+             */
+            drawn_bytes: number;
+            /**
              * Jobs
              * @description Number of jobs by status.
              */
@@ -5455,6 +5460,7 @@ export interface operations {
                      *       "usage": {
                      *         "artifact_bytes": 48602951,
                      *         "bytes_stored": 226155530,
+                     *         "drawn_bytes": 20480,
                      *         "jobs": {
                      *           "DRAFT": 0,
                      *           "PENDING": 1,
