@@ -15,6 +15,7 @@ from microtome.contracts.messages import InferWork, TileRef
 from microtome.errors import InvalidRequest
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.patches import View
 
 
 @dataclass(eq=False)
@@ -47,8 +48,9 @@ class Assignment:
 
 @dataclass(frozen=True, eq=False)
 class LoadedTile:
-    """A tile whose pixels, uint8 [h, w, 3], wait for a place in a batch."""
+    """A tile whose pixels, uint8 [h, w, 3], wait for a place in a batch, and how they are to be looked at."""
 
     assignment: Assignment
     ref: TileRef
     pixels: NDArray[np.uint8]
+    view: View

@@ -14,8 +14,9 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from microtome.process import until
 from microtome.segmentation.cells import TileCells, segment_tile, write_cells
 from microtome.segmentation.engine import Engine, EngineFailed
 from microtome.segmentation.model import Model
+from microtome.segmentation.patches import View, infer, unpacked
 from microtome.segmentation.stains import HDAB, HE
 from microtome.tilestore import PixelsGone, PixelStore, ResultStore, attempt_prefix
 from services.inference.assignment import Assignment, LoadedTile
@@ -132,11 +134,20 @@ class Pipeline:
                 self._tile_done(assignment, cells=0)
                 continue
             try:
-                pixels = await self._on(self._loader, self._pixels.get, tile.pixels)
+                loaded = await self._on(self._loader, self._load, assignment, tile)
             except Exception as error:  # noqa: BLE001
                 self._tile_done(assignment, error=as_known(error))
                 continue
-            await self._loaded.put(LoadedTile(assignment, tile, pixels))
+            await self._loaded.put(loaded)
+
+    def _load(self, assignment: Assignment, tile: TileRef) -> LoadedTile:
+        pixels = self._pixels.get(tile.pixels)
+        height, width = pixels.shape[:2]
+        ground = unpacked(tile.ground, width, height)
+        # Tiles of one call must be alike, and patches are not.
+        whole = self._limit(assignment) > 1
+        view = View.of(ground, width, height, self._model.halo_min, whole=whole)
+        return LoadedTile(assignment, tile, pixels, view)
 
     def _known(self, work: InferWork) -> frozenset[tuple[int, int]]:
         # Not all known tiles: a large slide has a hundred thousand.
@@ -149,7 +160,7 @@ class Pipeline:
         while True:
             batch = [held or await self._loaded.get()]
             held = None
-            while len(batch) < self._limit(batch[0]) and not self._loaded.empty():
+            while len(batch) < self._limit(batch[0].assignment) and not self._loaded.empty():
                 tile = self._loaded.get_nowait()
                 if tile.pixels.shape != batch[0].pixels.shape:
                     held = tile  # All tiles of one call share a shape; this one begins the next call.
@@ -162,12 +173,12 @@ class Pipeline:
             if live:
                 await self._infer(live)
 
-    def _limit(self, first: LoadedTile) -> int:
+    def _limit(self, first: Assignment) -> int:
         """Return how many tiles go into a call: what the job asks for, within what the operator allows.
 
         Without a wish it is what the engine likes: on a CPU more than that costs memory and keeps the head waiting.
         """
-        wish = first.assignment.work.batch_size or self._engine.batch_size
+        wish = first.work.batch_size or self._engine.batch_size
         return min(wish, max(self._batch_size, self._engine.batch_size))
 
     async def _infer(self, batch: list[LoadedTile]) -> None:
@@ -198,15 +209,18 @@ class Pipeline:
             else:
                 self._tile_done(tile.assignment)
 
-    async def _run_network(self, batch: list[LoadedTile]) -> NDArray[np.float32]:
-        """Logits float32 [b, 5, h, w]."""
+    async def _run_network(self, batch: list[LoadedTile]) -> Sequence[NDArray[np.float32]]:
+        """Logits float32 [5, h, w] of each."""
         pixels = np.stack([tile.pixels for tile in batch])
         low = np.stack([tile.assignment.low for tile in batch])
         scale = np.stack([tile.assignment.scale for tile in batch])
         context = trace_context(batch[0].assignment.delivery.headers)
         with _tracer.start_as_current_span("infer batch", context=context, attributes={"tiles": len(batch)}):
             self._log_first(batch[0].assignment)
-            logits: NDArray[np.float32] = await self._on(self._network, self._engine.infer, pixels, low, scale)
+            views = [tile.view for tile in batch]
+            logits: Sequence[NDArray[np.float32]] = await self._on(
+                self._network, infer, self._engine, pixels, low, scale, views
+            )
             return logits
 
     def _log_first(self, assignment: Assignment) -> None:
@@ -238,7 +252,7 @@ class Pipeline:
         stain = HDAB if tile.assignment.work.staining is Staining.HDAB else HE
         model = self._model.with_room(grid.halo)
         cells = segment_tile(logits, place, model, tile.pixels, stain).with_seconds(seconds)
-        cells = cells.made(self._engine.name, attempt_prefix(*tile.assignment.prefix))
+        cells = cells.seen(tile.view, place).made(self._engine.name, attempt_prefix(*tile.assignment.prefix))
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)
         return cells
@@ -266,7 +280,7 @@ class Pipeline:
         told = TilesInferred(
             job_id=work.job_id,
             attempt=work.attempt,
-            tiles=work.tiles,
+            tiles=tuple(replace(tile, ground=b"") for tile in work.tiles),
             cells=assignment.cells,
             engine_note=self._engine.note or "",
         )

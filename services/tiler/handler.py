@@ -36,8 +36,10 @@ from microtome.process import Process
 from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.patches import packed
 from microtome.segmentation.sampling import MAX_BLOCKS
 from microtome.tilestore import BoundedResults, LocalPixelStore, ResultStore, attempt_prefix
+from microtome.tissue.ground import Ground
 from microtome.tissue.region import Region
 from services.tiler.decoders import Decoders
 from services.tiler.feeding import Address, Feeder
@@ -150,7 +152,10 @@ class PlanHandler:
         await self._process.workflows.execute(context.workflow_id, ReportPlanned(planned))
         crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
         attempt.note("planned", tiles_total=layout.tiles_total, tiles_without_tissue=layout.tiles_skipped)
-        decode_s, notes = await self._infer(attempt, source, plan, model)
+        ground = None
+        if layout.on_ground:
+            ground = Ground(await asyncio.to_thread(self._results.mask, tissue.tissue_key), layout.scale)
+        decode_s, notes = await self._infer(attempt, source, plan, model, ground)
         return replace(
             work,
             content_key=plan.content_key,
@@ -218,9 +223,12 @@ class PlanHandler:
         )
 
     async def _infer(
-        self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model
+        self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model, ground: Ground | None
     ) -> tuple[float, Sequence[str]]:
-        """Bring every wanted tile through inference; return seconds of decoding, and what engines say of themselves."""
+        """Bring every wanted tile through inference; return seconds of decoding, and what engines say of themselves.
+
+        `ground`: where cells are looked for; None: everywhere.
+        """
         context, bus, layout = attempt.context, self._process.bus, plan.layout
         wish = (context.spec.parameters and context.spec.parameters.batch_size) or 0
         decode_s = 0.0
@@ -231,6 +239,9 @@ class PlanHandler:
                 tiles_total=layout.tiles_total, tiles_processed=done, tiles_skipped=layout.tiles_skipped, cells=cells
             )
             milestones.tell(done, cells)
+
+        def ground_of(row: int, column: int) -> bytes:
+            return b"" if ground is None else packed(ground.of(layout.grid.tile(row, column)))
 
         async def decode(addresses: Sequence[Address]) -> InferWork:
             nonlocal decode_s
@@ -262,7 +273,10 @@ class PlanHandler:
                 normalisation=plan.message,
                 batch_size=wish,
                 staining=_staining(context),
-                tiles=tuple(TileRef(row=row, column=column, pixels=key) for (row, column), key in refs),
+                tiles=tuple(
+                    TileRef(row=row, column=column, pixels=key, ground=ground_of(row, column))
+                    for (row, column), key in refs
+                ),
             )
 
         # A message never holds more work than the operator's batch, whatever the job wishes: credit counts messages.

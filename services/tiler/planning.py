@@ -25,10 +25,11 @@ from microtome.slides import resample
 from microtome.slides.reader import open_cached
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
 from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.ground import MARGIN, Ground
 from microtome.tissue.mask import ALGORITHM, find_tissue
 from microtome.tissue.region import Region
 from microtome.tissue.store import outline_of, save_mask
-from microtome.tissue.tiles import tiles_of, tiles_with_tissue
+from microtome.tissue.tiles import blocks_with_tissue, tiles_of, tiles_with_tissue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +58,16 @@ class TissuePlan:
 class Layout:
     """A job's tiles by (row, column), before its normalisation is known.
 
-    `wanted`: those of its region whose core, grown by the halo, has tissue. `samples`: blocks of the
-    slide's sampling lattice on which its normalisation is measured: jobs on regions, or with other tiles, find the same
-    cells.
+    `wanted`: those of its region whose core has ground. `samples`: blocks of the slide's sampling lattice on which its
+    normalisation is measured: jobs on regions, or with other tiles, find the same cells. `on_ground`: cells are looked
+    for on the slide's ground; not if somebody drew tissue where none was found, then they are everywhere.
     """
 
     grid: Grid
     tiles_total: int
     wanted: tuple[tuple[int, int], ...]
     samples: tuple[tuple[int, int], ...]
+    on_ground: bool
     # Level-0 pixels per model pixel.
     scale: float
     notes: tuple[str, ...]
@@ -148,8 +150,9 @@ def lay_out(
     )
     shown = mask if drawn is None else outline_of(source.path, drawn).touched(mask)
     wanted, total = tiles_with_tissue(grid, shown, scale), len(grid)
+    on_ground = drawn is None or Ground(mask, scale).holds(shown, wanted)
     blocks = sampling_grid(reader.width, reader.height)
-    looked_at = tiles_with_tissue(blocks, mask, scale) or tiles_with_tissue(blocks, shown, scale)
+    looked_at = blocks_with_tissue(blocks, mask, scale) or blocks_with_tissue(blocks, shown, scale)
     if region is not None:
         region.check_on(mask.level0_width, mask.level0_height)
         wanted = [tile for tile in wanted if region.meets(tile.core, scale)]
@@ -159,6 +162,7 @@ def lay_out(
         tiles_total=total,
         wanted=_addresses(wanted),
         samples=_addresses(spread(looked_at, samples)),
+        on_ground=on_ground,
         scale=scale,
         notes=reader.notes,
         seconds=time.perf_counter() - began,
@@ -190,6 +194,7 @@ def results_key(
         "tile_size": layout.grid.tile_size,
         "halo": layout.grid.halo,
         "normalisation": asdict(normalisation),
+        "ground": [MARGIN, _tissue_key(source)] if layout.on_ground else "whole",
         # The cells are the same, but not what is measured on them.
         "stain": staining.name.lower(),
         # Whoever forces fp32 must not be given what int8 found before.

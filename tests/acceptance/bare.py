@@ -16,8 +16,9 @@ from microtome.segmentation.run import segment
 from microtome.segmentation.sampling import sample_histogram, sampling_grid, spread
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import MPP
+from microtome.tissue.ground import Ground
 from microtome.tissue.mask import find_tissue
-from microtome.tissue.tiles import tiles_with_tissue
+from microtome.tissue.tiles import blocks_with_tissue, tiles_with_tissue
 
 Ring = tuple[tuple[float, float], ...]
 # By the position of the seed, which is what makes a cell the same cell.
@@ -31,11 +32,12 @@ def bare_cells(path: Path, *, tile_size: int, halo: int, mpp: float = MPP) -> Ce
     grid = Grid(reader.width, reader.height, tile_size, halo)
     mask, scale = find_tissue(path, mpp), reader.scale[0]
     tiles = tiles_with_tissue(grid, mask, scale)
-    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
+    blocks = blocks_with_tissue(sampling_grid(reader.width, reader.height), mask, scale)
     normalisation = Normalisation.from_histogram(sample_histogram(reader, spread(blocks)), model.percentiles)
     found: Cells = {}
     engine = OnnxRuntimeEngine(model)
-    for _, tile in segment(reader, model, engine, grid, normalisation=normalisation, tiles=tiles):
+    ground = Ground(mask, scale).of
+    for _, tile in segment(reader, model, engine, grid, normalisation=normalisation, tiles=tiles, ground=ground):
         on_slide = outlines(tile, reader.scale[0], "0" * 64)
         for index, seed in enumerate(zip(on_slide.seed_x.tolist(), on_slide.seed_y.tolist(), strict=True)):
             assert seed not in found

@@ -24,8 +24,9 @@ from microtome.segmentation.run import segment, warm_up
 from microtome.segmentation.sampling import sample_histogram, sampling_grid, spread
 from microtome.slides.reader import SlideReader
 from microtome.slides.resample import warm_up as warm_up_resampling
+from microtome.tissue.ground import Ground
 from microtome.tissue.mask import find_tissue
-from microtome.tissue.tiles import tiles_with_tissue
+from microtome.tissue.tiles import blocks_with_tissue, tiles_with_tissue
 
 HEAD_WORKERS = 2
 
@@ -52,7 +53,7 @@ def main() -> int:
     reader = SlideReader(options.slide, options.mpp, model.mpp)
     grid = Grid(reader.width, reader.height, options.tile_size, options.halo)
     wanted = tiles_with_tissue(grid, mask, reader.scale[0])
-    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), mask, reader.scale[0])
+    blocks = blocks_with_tissue(sampling_grid(reader.width, reader.height), mask, reader.scale[0])
     normalisation = Normalisation.from_histogram(sample_histogram(reader, spread(blocks)), model.percentiles)
     planned = time.perf_counter()
     chosen = {(tile.row, tile.column) for tile in wanted}
@@ -65,6 +66,7 @@ def main() -> int:
             grid,
             normalisation=normalisation,
             wanted=lambda tile: (tile.row, tile.column) in chosen,
+            ground=Ground(mask, reader.scale[0]).of,
             workers=HEAD_WORKERS,
         )
     )

@@ -124,6 +124,7 @@ def test_drawn_tissue_chooses_tiles_and_shares_their_results(source: SlideSource
     outline = read_outline({"type": "Polygon", "coordinates": [ring]}, 1024, 1024)
     save_outline(outline, source.path)
     part, its_key = planned(source, tmp_path, drawn=outline.sha256)
+    assert part.on_ground
     assert its_key == key, "the normalisation is the slide's own, and so are the tiles"
     assert part.grid == everything.grid
     assert (1, 1) in part.wanted

@@ -113,6 +113,7 @@ class _Written:
     outside: int
     regrown: int
     cut: int
+    network_px: int
     # Of the tiles that this run computed.
     seconds: Counter[str]
     cached: int
@@ -177,6 +178,7 @@ def write_segmentation(
         },
         content_key=segmentation.content_key,
         stain=segmentation.stain.key,
+        network_mpix=round(written.network_px / 1e6, 4),
         regrown=written.regrown,
         cut=written.cut,
         seams=asdict(written.seams),
@@ -275,7 +277,7 @@ def _write_cells(
     progress: Progress,
 ) -> _Written:
     slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
-    cells, outside, tiles, regrown, cut, cached = 0, 0, 0, 0, 0, 0
+    cells, outside, tiles, regrown, cut, network_px, cached = 0, 0, 0, 0, 0, 0, 0
     seconds, engines = Counter[str](), Counter[str]()
     properties = {"coordinates": "level-0 pixels", "content_key": key, "model": segmentation.model}
     counts = CellCounts(slide.width, slide.height, slide.mpp)
@@ -297,7 +299,7 @@ def _write_cells(
             cells, tiles = cells + len(tile), tiles + 1
             # What was drawn holds all cells that are left, also where it is finer than its mask.
             outside += 0 if order.outline is not None else _outside(tile, order.mask, scale)
-            regrown, cut = regrown + result.regrown, cut + result.cut
+            regrown, cut, network_px = regrown + result.regrown, cut + result.cut, network_px + result.network_px
             engines[result.engine] += 1
             # What a tile took that another run computed is that run's time.
             if result.made_by == segmentation.made_by:
@@ -305,7 +307,9 @@ def _write_cells(
             else:
                 cached += 1
             progress(tiles, cells)
-    return _Written(cells, outside, regrown, cut, seconds, cached, engines, seams.result(), counts.density())
+    return _Written(
+        cells, outside, regrown, cut, network_px, seconds, cached, engines, seams.result(), counts.density()
+    )
 
 
 def _outside(cells: TileCells, mask: TissueMask, scale: float) -> int:

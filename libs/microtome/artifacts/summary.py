@@ -33,7 +33,7 @@ class Summary:
     cells: int | None = None
     # All cells by the tissue's area, also those beside it.
     cells_per_mm2: float | None = None
-    # Of the cells, those whose seed is not on the tissue mask: of a tile with tissue, all cells are kept.
+    # Of the cells, those whose seed is not on the tissue mask: cells are looked for some way around it, too.
     cells_outside_tissue: int | None = None
     tiles_total: int = 0
     tiles_skipped: int = 0
@@ -53,6 +53,8 @@ class Summary:
     content_key: str | None = None
     # What the measurements split colours into.
     stain: str | None = None
+    # Pixels that went through the network for these tiles, whoever computed them, halos included, in millions.
+    network_mpix: float | None = None
     # Cells that did not fit the model's window and were grown in a larger one.
     regrown: int | None = None
     # Cells that did not fit the largest window either.

@@ -412,6 +412,10 @@ class TileRef(Message):
     column: int = 0
     pixels: str = ""
     """Where the pixels lie in the tile store: uint8 [tile_size, tile_size, 3]."""
+    ground: bytes = b""
+    """Where cells are looked for: one bit, most significant first, for each 16 x 16 pixels of the tile, row by row,
+    padded to whole bytes. Empty: everywhere.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from microtome.errors import InvalidRequest, MicrotomeError
 from microtome.segmentation.contours import trace_contours
-from microtome.segmentation.grid import Tile
+from microtome.segmentation.grid import Rect, Tile
 from microtome.segmentation.head import find_instances
 from microtome.segmentation.measuring import MEASUREMENTS, measure_cells
 from microtome.segmentation.model import Model
+from microtome.segmentation.patches import View
 from microtome.segmentation.stains import HE, Stain, stain_named
 
 _SCHEMA = pa.schema(
@@ -60,8 +61,9 @@ class TileCells:
     `measurements` float32 [n, len(MEASUREMENTS)], columns as in `measuring.measurements_of(stain)`, but lengths in
     model pixels (`measuring.in_micrometres` converts them). Of the whole tile, whatever was `chosen` of it: `regrown`,
     how many cells needed a larger window than the model's, and `cut`, how many the largest did not hold.
-    `seconds`: wall seconds per stage that made them; `engine`: what ran the network; `made_by`: the run whose time
-    that was, as several may share one result. Empty where it is not known.
+    `network_px`: how many pixels went through the network for them, and `patches`: the parts of the tile whose logits
+    each call gave. `seconds`: wall seconds per stage that made them; `engine`: what ran the network; `made_by`: the run
+    whose time that was, as several may share one result. Empty where it is not known.
     """
 
     row: int
@@ -77,6 +79,8 @@ class TileCells:
     stain: Stain = HE
     regrown: int = 0
     cut: int = 0
+    network_px: int = 0
+    patches: tuple[Rect, ...] = ()
     engine: str = ""
     made_by: str = ""
 
@@ -104,6 +108,15 @@ class TileCells:
     def with_seconds(self, seconds: Mapping[str, float]) -> TileCells:
         """Return the same cells with more stages' seconds."""
         return replace(self, seconds={**self.seconds, **seconds})
+
+    def seen(self, view: View, tile: Tile) -> TileCells:
+        """Return the same cells of `tile` with how it was looked at."""
+        at = tile.padded
+        patches = tuple(
+            Rect(at.x + taken.x, at.y + taken.y, taken.width, taken.height)
+            for taken in (patch.taken for patch in view.patches)
+        )
+        return replace(self, network_px=view.pixels, patches=patches)
 
     def made(self, engine: str, by: str) -> TileCells:
         """Return the same cells with the name of the engine and of the run that made them."""
@@ -189,6 +202,8 @@ def _write(cells: TileCells, path: Path, durable: bool) -> None:
         b"stain": cells.stain.key.encode(),
         b"regrown": str(cells.regrown).encode(),
         b"cut": str(cells.cut).encode(),
+        b"network_px": str(cells.network_px).encode(),
+        b"patches": json.dumps([[rect.x, rect.y, rect.width, rect.height] for rect in cells.patches]).encode(),
         b"seconds": json.dumps(dict(cells.seconds), sort_keys=True).encode(),
         b"engine": cells.engine.encode(),
         b"made_by": cells.made_by.encode(),
@@ -254,6 +269,8 @@ def _parsed(table: pa.Table, path: Path) -> TileCells:
         stain=stain_named(metadata[b"stain"].decode()),
         regrown=int(metadata[b"regrown"]),
         cut=int(metadata[b"cut"]),
+        network_px=int(metadata.get(b"network_px", b"0")),
+        patches=tuple(Rect(*map(int, sides)) for sides in json.loads(metadata.get(b"patches", b"[]"))),
         # Files of before this was kept do not say.
         engine=metadata.get(b"engine", b"").decode(),
         made_by=metadata.get(b"made_by", b"").decode(),

@@ -24,10 +24,11 @@ from microtome.segmentation.cells import TileCells
 from microtome.segmentation.engine import Engine
 from microtome.segmentation.grid import Tile
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.patches import View, infer
 from microtome.segmentation.reading import RegionReader, pad_reflect
 
 Seconds = Mapping[str, float]
-Finish = Callable[[NDArray[np.float32], Tile, NDArray[np.uint8], Seconds], TileCells]
+Finish = Callable[[NDArray[np.float32], Tile, View, NDArray[np.uint8], Seconds], TileCells]
 
 # Batches decoded ahead of the network for each thread that decodes, and one more.
 _AHEAD = 1
@@ -55,16 +56,20 @@ class Flow:
         reader: RegionReader,
         engine: Engine,
         measured: Measured,
+        look: Callable[[Tile], View],
         finish: Finish,
         batch_size: int,
         workers: int,
         decoders: int,
     ) -> None:
-        """`finish` turns a tile's logits and pixels into cells, in one of `workers` threads."""
+        """`look` says how to look at a tile; `finish` turns its logits and pixels into cells, in one of `workers`
+        threads.
+        """
         self._reader = reader
         self._engine = engine
         self._low, self._scale = measured.normalisation.arrays()
         self._decoded = measured.pixels
+        self._look = look
         self._finish = finish
         self._ahead = decoders + _AHEAD
         self._decoders = decoders
@@ -111,9 +116,9 @@ class Flow:
                 if not decoding:
                     break
                 batch, future = decoding.popleft()
-                pixels, decode_s = future.result()
+                pixels, views, decode_s = future.result()
                 self._make_room(len(batch))
-                self._infer(batch, pixels, decode_s, began, heads)
+                self._infer(batch, pixels, views, decode_s, began, heads)
             self._results.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the results are taken
             self._results.put(error)
@@ -122,16 +127,17 @@ class Flow:
         self,
         batch: Sequence[Tile],
         pixels: NDArray[np.uint8],
+        views: Sequence[View],
         decode_s: float,
         began: float,
         heads: ThreadPoolExecutor,
     ) -> None:
         count, ready = len(batch), time.perf_counter()
-        logits = self._engine.infer(pixels, np.tile(self._low, (count, 1)), np.tile(self._scale, (count, 1)))
+        logits = infer(self._engine, pixels, np.tile(self._low, (count, 1)), np.tile(self._scale, (count, 1)), views)
         done = time.perf_counter()
         seconds = {"decode": decode_s / count, "idle": (ready - began) / count, "network": (done - ready) / count}
-        for tile, of_tile, seen in zip(batch, logits, pixels, strict=True):
-            self._results.put((tile, heads.submit(self._finish, of_tile, tile, seen, seconds)))
+        for tile, of_tile, view, seen in zip(batch, logits, views, pixels, strict=True):
+            self._results.put((tile, heads.submit(self._finish, of_tile, tile, view, seen, seconds)))
 
     def _make_room(self, tiles: int) -> None:
         for _ in range(tiles):
@@ -139,11 +145,11 @@ class Flow:
             if self._stopped.is_set():
                 raise Stopped
 
-    def _decode(self, batch: Sequence[Tile]) -> tuple[NDArray[np.uint8], float]:
+    def _decode(self, batch: Sequence[Tile]) -> tuple[NDArray[np.uint8], Sequence[View], float]:
         began = time.perf_counter()
         pixels = [self._pixels(tile) for tile in batch]
         together = pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
-        return together, time.perf_counter() - began
+        return together, [self._look(tile) for tile in batch], time.perf_counter() - began
 
     def _pixels(self, tile: Tile) -> NDArray[np.uint8]:
         decoded = self._decoded.pop((tile.row, tile.column), None)

@@ -134,6 +134,9 @@ def _grow(
             y = queue[i] // width
             x = queue[i] - y * width
             row, column = top + y, left + x
+            # Off the ground nothing grows (`patches.NOWHERE`).
+            if logits[4, row, column] == -np.inf:
+                continue
             field_x = (sigmoid(logits[0, row, column]) - half) * eight
             field_y = (sigmoid(logits[1, row, column]) - half) * eight
             if absolute:

@@ -23,12 +23,13 @@ from microtome.segmentation.flow import Flow, Measured, Seconds
 from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.patches import Bits, View
 from microtome.segmentation.reading import RegionReader
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
 from microtome.segmentation.stains import HE, Stain
 
 # Part of every content key: raise it when the same model and settings would give other cells.
-ALGORITHM = 2
+ALGORITHM = 3
 
 
 def content_key(slide_sha256: str, model: Model, parameters: Mapping[str, object]) -> str:
@@ -64,6 +65,7 @@ def segment(
     normalisation: Normalisation | Measured | None = None,
     wanted: Callable[[Tile], bool] | None = None,
     tiles: Iterable[Tile] | None = None,
+    ground: Callable[[Tile], Bits] | None = None,
     batch_size: int | None = None,
     workers: int = 1,
     decoders: int = 1,
@@ -73,7 +75,9 @@ def segment(
     """Segment the tiles of `grid` that are `wanted` (None: all), or just `tiles`, in that order.
 
     Decoding, the network and the head run in threads of their own, a bounded number of tiles ahead of who takes the
-    results. `normalisation` None: measured where those tiles lie. `batch_size` None: what the engine likes.
+    results. `ground`: where in a tile cells are looked for, bool [h / 16, w / 16] of `tile.padded`; None: everywhere.
+    The network is then given patches that cover it; but whole tiles where a call takes several, which must be alike.
+    `normalisation` None: measured where those tiles lie. `batch_size` None: what the engine likes.
     `workers`, `decoders`: threads for the head and for decoding. `stain`: whose dyes are measured. `keep` is given each
     tile's cells in the head's thread, before they are yielded. A tile's `seconds` say how long decoding and the network
     took, and for how long the network had stood "idle" before.
@@ -98,11 +102,17 @@ def segment(
         normalisation = measure_normalisation(reader, blocks, model.percentiles, grid, todo, threads=decoders)
     measured = normalisation if isinstance(normalisation, Measured) else Measured(normalisation, {})
 
-    def finish(logits: NDArray[np.float32], tile: Tile, pixels: NDArray[np.uint8], seconds: Seconds) -> TileCells:
-        cells = segment_tile(logits, tile, model, pixels, stain).with_seconds(seconds)
+    def look(tile: Tile) -> View:
+        of_tile = None if ground is None else ground(tile)
+        return View.of(of_tile, tile.padded.width, tile.padded.height, model.halo_min, whole=size > 1)
+
+    def finish(
+        logits: NDArray[np.float32], tile: Tile, view: View, pixels: NDArray[np.uint8], seconds: Seconds
+    ) -> TileCells:
+        cells = segment_tile(logits, tile, model, pixels, stain).with_seconds(seconds).seen(view, tile)
         if keep is not None:
             keep(cells)
         return cells
 
-    flow = Flow(reader, engine, measured, finish, size, workers, decoders)
+    flow = Flow(reader, engine, measured, look, finish, size, workers, decoders)
     return flow.run([todo[start : start + size] for start in range(0, len(todo), size)])

@@ -43,10 +43,10 @@ class Seams:
     """What the seams look like. Without fault: 1 within its error, about `cut_expected`, and 0.
 
     `density_ratio`: cells per area within 8 pixels of seams over cells per area 24 to 56 pixels beside them, with one
-    standard error; None without cells or seams. `cut_cells`: cells with a straight edge on a line where a tile ends;
-    `cut_expected`: how many chance puts on such a line, counted on lines beside it. `duplicates`: pairs of cells of
-    different tiles of which the smaller is covered by more than the overlap threshold. `seam_px`: length of the seams
-    looked at, in model pixels. `cells_at_seams`: cells within the strips.
+    standard error; None without cells or seams. `cut_cells`: cells with a straight edge on a line where a tile ends or
+    two of its patches meet; `cut_expected`: how many chance puts on such a line, counted on lines beside it.
+    `duplicates`: pairs of cells of different tiles of which the smaller is covered by more than the overlap threshold.
+    `seam_px`: length of the seams looked at, in model pixels. `cells_at_seams`: cells within the strips.
     """
 
     density_ratio: float | None
@@ -132,7 +132,7 @@ class SeamScore:
 
     def _count_cuts(self, tile: Tile, cells: TileCells, box: NDArray[np.int32]) -> None:
         for axis, length in ((1, self._grid.width), (0, self._grid.height)):
-            ends = {end for rect in (tile.core, tile.padded) for end in _ends(rect, axis)}
+            ends = {end for rect in (tile.core, tile.padded) for end in _ends(rect, axis)} | _joints(cells, axis)
             lines = np.array(sorted(end for end in ends if 0 < end < length), np.int32)
             if lines.size:
                 beside = (lines[:, None] + np.array(_CONTROLS, np.int32)).ravel()
@@ -196,6 +196,12 @@ class SeamScore:
 
 def _ends(rect: Rect, axis: int) -> _Place:
     return (rect.y, rect.y + rect.height) if axis == 0 else (rect.x, rect.x + rect.width)
+
+
+def _joints(cells: TileCells, axis: int) -> set[int]:
+    """Lines on which one patch of a tile ends and another begins."""
+    ends = [_ends(patch, axis) for patch in cells.patches]
+    return {begin for begin, _ in ends} & {end for _, end in ends}
 
 
 def _kept(cells: TileCells, box: NDArray[np.int32], core: Rect) -> _Kept:

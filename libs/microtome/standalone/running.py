@@ -37,11 +37,12 @@ from microtome.standalone.labels import LabelImage
 from microtome.standalone.source import Source, open_source
 from microtome.tilestore import ResultGone, ResultStore
 from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.ground import MARGIN, Ground
 from microtome.tissue.mask import ALGORITHM, TissueMask, find_tissue
 from microtome.tissue.outline import TissueOutline, read_outline
 from microtome.tissue.region import Region
 from microtome.tissue.store import save_mask
-from microtome.tissue.tiles import tiles_of, tiles_with_tissue
+from microtome.tissue.tiles import blocks_with_tissue, tiles_of, tiles_with_tissue
 
 # Below the folder for the results while they are made.
 WORK = ".tiles"
@@ -87,6 +88,8 @@ class _Plan:
     reader: SlideReader
     grid: Grid
     measured: Measured
+    # None: cells are looked for everywhere.
+    ground: Ground | None
     tiles: Sequence[Tile]
     tiles_total: int
     content_key: str
@@ -148,13 +151,16 @@ def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: Resu
         grid = Grid(reader.width, reader.height, wishes.tile_size, model.halo)
     where = mask if outline is None else outline.touched(mask)
     everywhere = tiles_with_tissue(grid, where, scale)
+    found_on = Ground(mask, scale)
+    # What somebody drew is looked at, also where no tissue was found.
+    ground = found_on if outline is None or found_on.holds(where, everywhere) else None
     facts = {
         "scale": reader.scale, "tile_size": grid.tile_size, "halo": grid.halo, "stain": wishes.stain.key,
         "tissue": key,
     }  # fmt: skip
     # Of the tissue that is found, whatever is drawn: other masks then need no other tiles.
     sampled = mask if mask.bits.any() else where
-    blocks = tiles_with_tissue(sampling_grid(reader.width, reader.height), sampled, scale)
+    blocks = blocks_with_tissue(sampling_grid(reader.width, reader.height), sampled, scale)
     tiles = along_curve(tile for tile in everywhere if region is None or region.meets(tile.core, scale))
     sampling = {**facts, "drawn": outline.sha256 if outline is not None and sampled is not mask else None}
     measured = _measured(
@@ -168,10 +174,18 @@ def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: Resu
         reader=reader,
         grid=grid,
         measured=measured,
+        ground=ground,
         tiles=tiles,
         tiles_total=sum(1 for _ in tiles_of(grid, scale, region)),
         content_key=content_key(
-            source.sha256, model, {**facts, "engine": engine, "normalisation": asdict(measured.normalisation)}
+            source.sha256,
+            model,
+            {
+                **facts,
+                "engine": engine,
+                "normalisation": asdict(measured.normalisation),
+                "ground": "whole" if ground is None else MARGIN,
+            },
         ),
         seconds={"open": opened, "tissue": found - began, "plan": time.perf_counter() - found},
     )
@@ -287,6 +301,7 @@ def _results(
         plan.grid,
         normalisation=plan.measured,
         tiles=missing,
+        ground=None if plan.ground is None else plan.ground.of,
         decoders=wishes.threads or usable_cores(),
         workers=wishes.threads or usable_cores(),
         stain=wishes.stain,

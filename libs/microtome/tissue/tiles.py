@@ -10,16 +10,23 @@ from collections.abc import Iterator
 
 from microtome.segmentation.grid import Grid, Tile
 from microtome.tissue.coverage import tile_has_tissue
+from microtome.tissue.ground import Ground
 from microtome.tissue.mask import TissueMask
 from microtome.tissue.region import Region
 
 
 def tiles_with_tissue(grid: Grid, mask: TissueMask, scale: float, region: Region | None = None) -> list[Tile]:
-    """The tiles whose core, grown by the halo, has tissue, row by row; `scale`: level-0 pixels per model pixel.
+    """The tiles that may own cells, since the mask's ground has a part in their core, row by row.
 
-    With a `region` only those that may own cells of it.
+    `scale`: level-0 pixels per model pixel. With a `region` only those that may own cells of it.
     """
-    return [tile for tile in tiles_of(grid, scale, region) if _has_tissue(tile, mask, scale, grid.halo)]
+    ground = Ground(mask, scale)
+    return [tile for tile in tiles_of(grid, scale, region) if ground.meets(tile.core)]
+
+
+def blocks_with_tissue(lattice: Grid, mask: TissueMask, scale: float) -> list[Tile]:
+    """The blocks of a `sampling_grid` that have tissue themselves, row by row."""
+    return [block for block in lattice.tiles() if _has_tissue(block, mask, scale)]
 
 
 def tiles_of(grid: Grid, scale: float, region: Region | None) -> Iterator[Tile]:
@@ -27,7 +34,7 @@ def tiles_of(grid: Grid, scale: float, region: Region | None) -> Iterator[Tile]:
     return (tile for tile in grid.tiles() if region is None or region.meets(tile.core, scale))
 
 
-def _has_tissue(tile: Tile, mask: TissueMask, scale: float, halo: int) -> bool:
-    core = tile.core
+def _has_tissue(block: Tile, mask: TissueMask, scale: float) -> bool:
+    core = block.core
     right, bottom = core.x + core.width, core.y + core.height
-    return tile_has_tissue(mask, core.x * scale, core.y * scale, right * scale, bottom * scale, halo=halo * scale)
+    return tile_has_tissue(mask, core.x * scale, core.y * scale, right * scale, bottom * scale)
