@@ -83,6 +83,7 @@ class Pipeline:
         self._metrics = metrics
         self._loaded: asyncio.Queue[LoadedTile] = asyncio.Queue(maxsize=2 * batch_size)
         self._finishing = asyncio.Semaphore(head_workers + batch_size)
+        self._head_workers = head_workers
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._heads = ThreadPoolExecutor(head_workers, thread_name_prefix="head")
@@ -251,7 +252,8 @@ class Pipeline:
         place = grid.tile(tile.ref.row, tile.ref.column)
         stain = HDAB if tile.assignment.work.staining is Staining.HDAB else HE
         model = self._model.with_room(grid.halo)
-        cells = segment_tile(logits, place, model, tile.pixels, stain).with_seconds(seconds)
+        # All of them, also for one tile: the last of a job has nothing beside it.
+        cells = segment_tile(logits, place, model, tile.pixels, stain, self._head_workers).with_seconds(seconds)
         cells = cells.seen(tile.view, place).made(self._engine.name, attempt_prefix(*tile.assignment.prefix))
         crash_point(CrashPoint.INFERENCE_BEFORE_RESULT)
         write_cells(cells, path)

@@ -12,6 +12,7 @@ import pytest
 
 from microtome.errors import UnreadableSlide, WorkerLost
 from services.tiler.decoders import Decoders
+from services.tiler.planning import SlideSource
 
 
 def leave_late(path: Path) -> None:
@@ -25,6 +26,11 @@ def refuse() -> None:
 
 def busy_pid() -> int:
     time.sleep(0.3)
+    return os.getpid()
+
+
+def pid_of(_source: SlideSource, seconds: float) -> int:
+    time.sleep(seconds)
     return os.getpid()
 
 
@@ -48,10 +54,13 @@ async def test_decoders_work_side_by_side_and_outlive_a_crash(decoders: Decoders
     innocent = asyncio.create_task(decoders.call(busy_pid))
     with pytest.raises(WorkerLost):
         await decoders.call(os.abort)
-    assert await innocent not in pids
+    # The other one lives on.
+    assert await innocent in pids
     with pytest.raises(WorkerLost):
         await decoders.call_whole(os.abort)
-    assert await decoders.call(os.getpid) not in pids
+    after = await asyncio.gather(decoders.call(busy_pid), decoders.call(busy_pid))
+    assert len(set(after)) == 2
+    assert len(pids.intersection(after)) < 2
 
     # Cancelled while it runs: what it leaves is there when the caller goes on, not later.
     late = tmp_path / "late"
@@ -62,3 +71,19 @@ async def test_decoders_work_side_by_side_and_outlive_a_crash(decoders: Decoders
         await running
     await asyncio.sleep(0)
     assert late.exists()
+
+
+async def test_a_slide_goes_to_the_decoder_that_knows_it_but_waits_for_no_busy_one(decoders: Decoders) -> None:
+    one, other = (SlideSource(tenant="u", path=Path(name), sha256=name, mpp=0.5) for name in ("one", "other"))
+    first, second = await decoders.call(pid_of, one, 0.0), await decoders.call(pid_of, other, 0.0)
+    assert first != second
+    for _ in range(3):
+        assert await decoders.call(pid_of, one, 0.0) == first
+        assert await decoders.call(pid_of, other, 0.0) == second
+    busy = asyncio.create_task(decoders.call(pid_of, one, 0.5))
+    await asyncio.sleep(0.1)
+    assert await decoders.call(pid_of, one, 0.0) == second
+    busy.cancel()
+    await asyncio.sleep(0)
+    # It is busy still, though nobody waits for it.
+    assert await decoders.call(pid_of, other, 0.0) == second

@@ -78,9 +78,9 @@ def segment(
     results. `ground`: where in a tile cells are looked for, bool [h / 16, w / 16] of `tile.padded`; None: everywhere.
     The network is then given patches that cover it; but whole tiles where a call takes several, which must be alike.
     `normalisation` None: measured where those tiles lie. `batch_size` None: what the engine likes.
-    `workers`, `decoders`: threads for the head and for decoding. `stain`: whose dyes are measured. `keep` is given each
-    tile's cells in the head's thread, before they are yielded. A tile's `seconds` say how long decoding and the network
-    took, and for how long the network had stood "idle" before.
+    `workers`, `decoders`: threads for the head, which share also a single tile, and for decoding. `stain`: whose dyes
+    are measured. `keep` is given each tile's cells in the head's thread, before they are yielded. A tile's `seconds` say
+    how long decoding and the network took, and for how long the network had stood "idle" before.
     Raises `ConfigurationError` if grid and reader or grid and model do not fit.
     """
     if (grid.width, grid.height) != (reader.width, reader.height):
@@ -109,7 +109,7 @@ def segment(
     def finish(
         logits: NDArray[np.float32], tile: Tile, view: View, pixels: NDArray[np.uint8], seconds: Seconds
     ) -> TileCells:
-        cells = segment_tile(logits, tile, model, pixels, stain).with_seconds(seconds).seen(view, tile)
+        cells = segment_tile(logits, tile, model, pixels, stain, workers).with_seconds(seconds).seen(view, tile)
         if keep is not None:
             keep(cells)
         return cells
