@@ -120,7 +120,6 @@ class _Written:
     # How many tiles ran on each engine; "" for those that do not say.
     engines: Counter[str]
     seams: Seams
-    density: Density
 
 
 def along_curve(tiles: Iterable[Tile]) -> list[Tile]:
@@ -151,7 +150,6 @@ def write_segmentation(
     began = time.perf_counter()
     preview = _pictures(order, folder)
     written = _write_cells(tiles, order, segmentation, folder, preview, progress)
-    _write_pictures(order, preview, written.density, folder)
     cells, seconds = written.cells, written.seconds
     summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, written))
     area, grid = summary.tissue_mm2, segmentation.grid
@@ -286,7 +284,10 @@ def _write_cells(
     def go_on() -> None:
         progress(tiles, cells)
 
-    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats) as files:
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="pictures") as drawing,
+        CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats) as files,
+    ):
         for result in results:
             # Seams are those of the tiles: a region's edge is none.
             seams.add(result)
@@ -307,9 +308,10 @@ def _write_cells(
             else:
                 cached += 1
             progress(tiles, cells)
-    return _Written(
-        cells, outside, regrown, cut, network_px, seconds, cached, engines, seams.result(), counts.density()
-    )
+        # Beside the last tile's cells on their way into the files, and the files as they close.
+        drawn = drawing.submit(_write_pictures, order, preview, counts.density(), folder)
+    drawn.result()
+    return _Written(cells, outside, regrown, cut, network_px, seconds, cached, engines, seams.result())
 
 
 def _outside(cells: TileCells, mask: TissueMask, scale: float) -> int:

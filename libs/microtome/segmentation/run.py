@@ -79,8 +79,8 @@ def segment(
     The network is then given patches that cover it; but whole tiles where a call takes several, which must be alike.
     `normalisation` None: measured where those tiles lie. `batch_size` None: what the engine likes.
     `workers`, `decoders`: threads for the head, which share also a single tile, and for decoding. `stain`: whose dyes
-    are measured. `keep` is given each tile's cells in the head's thread, before they are yielded. A tile's `seconds` say
-    how long decoding and the network took, and for how long the network had stood "idle" before.
+    are measured. `keep` is given each tile's cells in the head's thread, before they are yielded. A tile's `seconds`
+    say how long decoding and the network took, and for how long the network had stood "idle" before.
     Raises `ConfigurationError` if grid and reader or grid and model do not fit.
     """
     if (grid.width, grid.height) != (reader.width, reader.height):

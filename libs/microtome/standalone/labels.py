@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from microtome.artifacts.outlines import file_order
 from microtome.segmentation.cells import TileCells
 
+# Parts of the file that are compressed at once.
+_WORKERS = 2
+
 
 class LabelImage:
     """Labels int32 [height, width] of an image in model pixels."""
@@ -49,6 +52,7 @@ class LabelImage:
             compression="zlib",
             compressionargs={"level": 1},
             predictor=True,
+            maxworkers=_WORKERS,
             resolution=(10_000 / mpp, 10_000 / mpp),
             resolutionunit="CENTIMETER",
         )

@@ -257,14 +257,19 @@ def _run(wishes: Wishes, plan: _Plan, engine: Engine, store: ResultStore, draft:
                 chosen = cells if wishes.region is None else wishes.region.choose(cells, how.scale)
                 labels.draw(chosen if plan.outline is None else plan.outline.choose(chosen, how.scale))
             yield cells
+        if labels is not None:
+            # While the other files are finished.
+            saved.append(saver.submit(labels.save, draft / "labels.tif", plan.source.mpp * how.scale))
 
-    summary = write_segmentation(drawn(), order, how, draft, told)
+    saved: list[Future[None]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="labels") as saver:
+        summary = write_segmentation(drawn(), order, how, draft, told)
+        for each in saved:
+            each.result()
     # The files were written while the network ran: what they took is what was not spent waiting for it.
     stages = {**summary.stage_seconds, "merge": round(summary.stage_seconds["merge"] - waiting.seconds, 4)}
     summary = replace(summary, stage_seconds=stages)
     summary.save(draft / LAST)
-    if labels is not None:
-        labels.save(draft / "labels.tif", plan.source.mpp * how.scale)
     return summary
 
 
