@@ -9,13 +9,13 @@ Refuses: pixels whose shape the network would change by rounding.
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from microtome.errors import ConfigurationError, InvalidRequest, MicrotomeError
-from microtome.segmentation.grid import STRIDE
+from microtome.segmentation.grid import STRIDE, Rect
 from microtome.segmentation.model import Model
 
 # Measured on two cores: a batch of 1, 2 or 4 tiles takes the same time a tile, and 0.75 GB of memory for each tile.
@@ -58,6 +58,19 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class TrimmingEngine(Engine, Protocol):
+    """An engine that computes less where only a part of a tile is wanted."""
+
+    def infer_part(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], wanted: Rect
+    ) -> NDArray[np.float32]:
+        """Logits float32 [1, 5, wanted.height, wanted.width] of the part `wanted` of one tile, in the tile's pixels,
+        multiples of 16: those that `infer` gives there, as exactly as the engine keeps to them in tiles of other
+        shapes. Raises what `infer` raises.
+        """
+
+
 class OnnxRuntimeEngine:
     """The model's network in ONNX Runtime on a CPU, fp32: what every other engine is measured against."""
 
@@ -90,6 +103,34 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise EngineFailed(f"The network failed on {len(pixels)} tiles: {type(error).__name__}: {error}") from error
         return logits
+
+
+def infer_part(
+    engine: Engine, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], wanted: Rect
+) -> NDArray[np.float32]:
+    """Give the logits of a part of one tile, as `TrimmingEngine.infer_part`, of any engine."""
+    if isinstance(engine, TrimmingEngine):
+        return engine.infer_part(pixels, low, scale, wanted)
+    checked_part(pixels, low, scale, wanted)
+    return cut_out(engine.infer(pixels, low, scale), wanted)
+
+
+def cut_out(logits: NDArray[np.float32], part: Rect) -> NDArray[np.float32]:
+    """Return a part of logits [b, 5, h, w], not copied."""
+    return logits[:, :, part.y : part.y + part.height, part.x : part.x + part.width]
+
+
+def checked_part(
+    pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], wanted: Rect
+) -> dict[str, NDArray[Any]]:
+    """Do what `checked` does for one tile. Raises `InvalidRequest` for a part that is not of it, too."""
+    feed = checked(pixels, low, scale)
+    height, width = pixels.shape[1:3]
+    inside = wanted.x >= 0 and wanted.y >= 0 and wanted.x + wanted.width <= width and wanted.y + wanted.height <= height
+    sides = (wanted.x, wanted.y, wanted.width, wanted.height)
+    if len(pixels) != 1 or not inside or wanted.empty or any(side % STRIDE for side in sides):
+        raise InvalidRequest(f"{wanted} is not a part of {len(pixels)} tiles of {width} × {height} pixels.")
+    return feed
 
 
 def checked(pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

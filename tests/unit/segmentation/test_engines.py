@@ -103,14 +103,17 @@ def test_the_number_of_threads_is_not_felt(name: str, opened: dict[str, Engine],
     assert (single.infer(*tissue((64, 64))) == opened[name].infer(*tissue((64, 64)))).all()
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_fp32_does_not_feel_where_a_tile_begins(name: str, opened: dict[str, Engine], model: Model) -> None:
+@pytest.mark.parametrize("name", [*EXACT, *(name for name in ON_CPU if name.endswith("int8"))])
+def test_where_a_tile_begins_is_not_felt(name: str, opened: dict[str, Engine], model: Model) -> None:
+    # OpenVINO adds up floats in another order in a few shapes.
+    tolerance = 2e-5 if name == "openvino-cpu-fp32" else 0.0
     whole = opened[name].infer(*tissue((0, 0), edge=640))[0]
     halo = model.halo_min
     for y, x, edge in ((0, 0, 384), (128, 256, 384), (64, 112, 320), (16, 32, 448)):
         part = opened[name].infer(*tissue((y, x), edge=edge))[0]
         inner = part[:, halo : edge - halo, halo : edge - halo]
-        assert (inner == whole[:, y + halo : y + edge - halo, x + halo : x + edge - halo]).all()
+        there = whole[:, y + halo : y + edge - halo, x + halo : x + edge - halo]
+        assert np.abs(inner - there).max() <= tolerance
 
 
 @pytest.mark.parametrize("name", ON_CPU)

@@ -9,6 +9,7 @@ integers. Refuses: to choose ranges; see `calibration`, and `rounding` for the l
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from microtome.segmentation.engines.network import Layer, Network, Weights
 from microtome.segmentation.engines.rounding import makers
+from microtome.segmentation.engines.trimming import Cut, Trimming
 
 # Lowest and highest value that a layer's output takes, by the layer's index.
 Ranges = Mapping[int, tuple[float, float]]
@@ -26,22 +28,32 @@ def emit(
     network: Network,
     ranges: Ranges | None = None,
     taps: Collection[int] = (),
+    trim: Trimming | None = None,
 ) -> Any:  # noqa: ANN401
     """Build an `openvino.Model`.
 
     `ranges`: of every layer that is to be rounded. `taps`: layers whose outputs are outputs of the graph, too, after
-    the logits.
+    the logits. `trim`: cuts to make, for each different one of which (`different_cuts`) the graph takes the int64 [2]
+    inputs `begin<n>` and `end<n>`, rows and columns.
     """
-    return _Emitter(ov, network, ranges or {}).model(taps)
+    return _Emitter(ov, network, ranges or {}, trim or Trimming({}, {}, None)).model(taps)
+
+
+def different_cuts(trim: Trimming) -> list[Cut]:
+    """Return the cuts in the order of their inputs to the graph."""
+    return list(dict.fromkeys([*trim.read.values(), *trim.made.values()]))
 
 
 class _Emitter:
-    def __init__(self, ov: Any, network: Network, ranges: Ranges) -> None:  # noqa: ANN401
+    def __init__(self, ov: Any, network: Network, ranges: Ranges, trim: Trimming) -> None:  # noqa: ANN401
         self._ov = ov
         self._ops = ov.opset13
         self._network = network
         self._ranges = ranges
+        self._trim = trim
         self._outputs: list[Any] = []
+        self._bounds: dict[Cut, tuple[Any, Any]] = {}
+        self._cuts: dict[tuple[int, Cut], Any] = {}
 
     def model(self, taps: Collection[int]) -> Any:  # noqa: ANN401
         pixels = self._ops.parameter(self._ov.PartialShape([-1, -1, -1, 3]), np.uint8, name="pixels")
@@ -50,13 +62,39 @@ class _Emitter:
         )
         for parameter, name in ((pixels, "pixels"), (low, "low"), (scale, "scale")):
             parameter.output(0).set_names({name})
+        edges = [self._edges(number, cut) for number, cut in enumerate(different_cuts(self._trim))]
         for index, layer in enumerate(self._network.layers):
-            made = self._picture(pixels, low, scale) if layer.kind == "picture" else self._step(layer)
+            made = self._picture(pixels, low, scale) if layer.kind == "picture" else self._step(index, layer)
+            if index in self._trim.made:
+                made = self._cut(made, self._trim.made[index])
             self._outputs.append(self._rounded(made, self._ranges[index]) if index in self._ranges else made)
         results = [self._ops.result(self._outputs[-1])]
         results[0].output(0).set_names({"logits"})
         results += [self._ops.result(self._outputs[tap]) for tap in sorted(taps)]
-        return self._ov.Model(results, [pixels, low, scale], "microtome")
+        return self._ov.Model(results, [pixels, low, scale, *chain(*edges)], "microtome")
+
+    def _edges(self, number: int, cut: Cut) -> tuple[Any, Any]:
+        begin, end = (
+            self._ops.parameter(self._ov.PartialShape([2]), np.int64, name=f"{name}{number}")
+            for name in ("begin", "end")
+        )
+        begin.output(0).set_names({f"begin{number}"})
+        end.output(0).set_names({f"end{number}"})
+        self._bounds[cut] = begin, end
+        return begin, end
+
+    def _read(self, index: int, at: int) -> Any:  # noqa: ANN401
+        """What a layer reads of another's output."""
+        cut = self._trim.read.get((index, at))
+        if cut is None:
+            return self._outputs[at]
+        if (at, cut) not in self._cuts:
+            self._cuts[at, cut] = self._cut(self._outputs[at], cut)
+        return self._cuts[at, cut]
+
+    def _cut(self, values: Any, cut: Cut) -> Any:  # noqa: ANN401
+        once, axes = (self._ops.constant(np.array(numbers, np.int64)) for numbers in ([1, 1], [2, 3]))
+        return self._ops.slice(values, *self._bounds[cut], once, axes)
 
     def _picture(self, pixels: Any, low: Any, scale: Any) -> Any:  # noqa: ANN401
         ops = self._ops
@@ -66,17 +104,17 @@ class _Emitter:
         above = ops.subtract(ops.convert(planes, "f32"), ops.unsqueeze(low, axes))
         return ops.clamp(ops.multiply(above, ops.unsqueeze(scale, axes)), *self._network.clamp)
 
-    def _step(self, layer: Layer) -> Any:  # noqa: ANN401
+    def _step(self, index: int, layer: Layer) -> Any:  # noqa: ANN401
         ops = self._ops
-        first = self._outputs[layer.inputs[0]]
+        first, *others = (self._read(index, at) for at in layer.inputs)
         if layer.kind in {"convolution", "transposed"}:
-            return self._convolution(layer)
+            return self._convolution(layer, first)
         if layer.kind == "relu":
             return ops.relu(first)
         if layer.kind == "add":
-            return ops.add(first, self._outputs[layer.inputs[1]])
+            return ops.add(first, others[0])
         if layer.kind == "concat":
-            return ops.concat([self._outputs[at] for at in layer.inputs], 1)
+            return ops.concat([first, *others], 1)
         if layer.kind == "pool":
             # The names of OpenVINO's older set of operations: one output, no indices of the largest.
             return self._ov.opset1.max_pool(first, [2, 2], [0, 0], [0, 0], [2, 2], "floor", "valid")
@@ -88,21 +126,34 @@ class _Emitter:
             axes=axes,
         )  # fmt: skip
 
-    def _convolution(self, layer: Layer) -> Any:  # noqa: ANN401
+    def _convolution(self, layer: Layer, data: Any) -> Any:  # noqa: ANN401
         ops, weight = self._ops, layer.weight
         assert weight is not None, "a convolution has weights"
-        data = self._outputs[layer.inputs[0]]
-        axis = 1 if layer.kind == "transposed" else 0
         in_bytes = all(maker in self._ranges for maker in makers(self._network, layer.inputs[0]))
+        if layer.kind == "transposed" and not in_bytes:
+            return self._doubling(layer, data)
+        axis = 1 if layer.kind == "transposed" else 0
         weights = self._weights(weight, axis) if in_bytes else ops.constant(weight)
         if layer.kind == "transposed":
             made = ops.convolution_backprop_data(data, weights, [2, 2], None, [1, 1], [1, 1], [1, 1])
         else:
             around = [weight.shape[2] // 2] * 2
             made = ops.convolution(data, weights, [1, 1], around, around, [1, 1])
-        if layer.bias is None:
-            return made
-        return ops.add(made, ops.constant(layer.bias.reshape(1, -1, 1, 1)))
+        return made if layer.bias is None else ops.add(made, ops.constant(layer.bias.reshape(1, -1, 1, 1)))
+
+    def _doubling(self, layer: Layer, data: Any) -> Any:  # noqa: ANN401
+        """A transposed convolution as one of 2 × 2, whose four times as many channels are laid out as 2 × 2 pixels.
+
+        In floats OpenVINO's own adds up in an order that depends on the picture's shape, and is slower.
+        """
+        ops = self._ops
+        assert layer.weight is not None, "a convolution has weights"
+        made = ops.convolution(data, ops.constant(four_kernels(layer.weight)), [1, 1], [1, 1], [1, 1], [1, 1])
+        if layer.bias is not None:
+            made = ops.add(made, ops.constant(np.tile(layer.bias, 4).reshape(1, -1, 1, 1)))
+        laid = ops.depth_to_space(made, "blocks_first", 2)
+        inside = [ops.constant(np.array(numbers, np.int64)) for numbers in ([1, 1], [-1, -1], [1, 1], [2, 3])]
+        return ops.slice(laid, *inside)
 
     def _rounded(self, values: Any, bounds: tuple[float, float]) -> Any:  # noqa: ANN401
         sides = [self._ops.constant(np.float32(bound)) for bound in grid_of_bytes(*bounds)]
@@ -123,6 +174,15 @@ def grid_of_bytes(low: float, high: float) -> tuple[float, float]:
     below = round(-low / step)
     step = max(-low / below if below else 0.0, high / (255 - below) if below < 255 else 0.0)
     return -below * step, (255 - below) * step
+
+
+def four_kernels(weight: Weights) -> Weights:
+    """Give the [4 · out, in, 2, 2] weights whose outputs, as 2 × 2 pixels, are what [in, out, 4, 4] give at stride 2.
+
+    With a border of one zero around, and with one pixel more on each side.
+    """
+    parts = [weight[:, :, y + 2 :: -2, x + 2 :: -2] for y in (0, 1) for x in (0, 1)]
+    return np.ascontiguousarray(np.concatenate([part.transpose(1, 0, 2, 3) for part in parts]), np.float32)
 
 
 def largest_weights(weight: Weights, axis: int) -> NDArray[np.float32]:

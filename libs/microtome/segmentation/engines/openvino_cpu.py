@@ -1,23 +1,36 @@
 """The network in OpenVINO, on a CPU, in fp32, bf16 or int8.
 
-Promises: on one machine the same bits for a tile whatever else is in its batch. Nothing is sent anywhere: `import
-openvino` as its maker ships it reports every import to an analytics service unless the machine's user opted out, and
-`openvino_module` imports it without the part that does.
+Promises: on one machine the same bits for a tile whatever else is in its batch, and in int8 for a part of it whatever
+is computed around; in floats that part differs in its last bits in a few shapes of tiles. What only the rest of a tile
+needs is not computed where a part of it is wanted. Nothing is sent anywhere: `import openvino` as its maker ships it
+reports every import to an analytics service unless the machine's user opted out, and `openvino_module` imports it
+without the part that does.
 Refuses: bf16 on a processor that has no instructions for it (it would be slower than fp32, and no more exact).
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.segmentation.engine import EngineFailed, EngineUnavailable, checked, usable_cores
-from microtome.segmentation.engines.emitting import Ranges, emit
+from microtome.segmentation.engine import (
+    EngineFailed,
+    EngineUnavailable,
+    checked,
+    checked_part,
+    cut_out,
+    usable_cores,
+)
+from microtome.segmentation.engines.emitting import Ranges, different_cuts, emit
 from microtome.segmentation.engines.network import UnknownNetwork, read_network
 from microtome.segmentation.engines.rewriting import rewritten
+from microtome.segmentation.engines.trimming import Trimming, trimming
+from microtome.segmentation.grid import Rect
 from microtome.segmentation.model import Model
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -56,13 +69,17 @@ class OpenVinoEngine:
             raise EngineUnavailable("This processor has no bf16 instructions.")
         if (precision == "int8") != (ranges is not None):
             raise ValueError("int8 needs ranges, and nothing else does")
+        self._trim: Trimming | None = None
         try:
             network = rewritten(read_network(core, model.network))
+            self._trim = trimming(network)
             graph = emit(ov, network, ranges)
+            trimmed = emit(ov, network, ranges, trim=self._trim)
         except UnknownNetwork as error:
             if precision == "int8":
                 raise EngineUnavailable(f"Model '{model.name}' cannot be quantised: {error}") from error
             graph = core.read_model(str(model.network))
+            trimmed = None
         options = {
             # In bytes everything is that can be; the rest, the picture's normalisation and the logits, is too little
             # to gain anything from being less exact.
@@ -75,6 +92,11 @@ class OpenVinoEngine:
         }
         self._tensor = ov.Tensor
         self._request = core.compile_model(graph, "CPU", options).create_infer_request()
+        # For parts of tiles. Compiled when the first one comes: who looks at whole tiles needs no memory for it.
+        self._compile_trimmed: Callable[[], Any] = lambda: core.compile_model(
+            trimmed, "CPU", options
+        ).create_infer_request()
+        self._trimmed: Any = None
         self.name = f"openvino-cpu-{precision}"
         self.note: str | None = None
         self.batch_size = 1
@@ -87,17 +109,47 @@ class OpenVinoEngine:
         batch, height, width = pixels.shape[:3]
         # OpenVINO writes straight into it; its own buffer would be overwritten by the next call.
         logits = np.empty((batch, 5, height, width), np.float32)
-        try:
+        with _failing(batch):
             for tile in range(batch):
-                self._run({name: values[tile : tile + 1] for name, values in feed.items()}, logits[tile : tile + 1])
-        except Exception as error:  # OpenVINO's own errors share no other base
-            raise EngineFailed(f"The network failed on {batch} tiles: {type(error).__name__}: {error}") from error
+                # More at once take as long each, and in bf16 other kernels run, which round otherwise.
+                one = {name: values[tile : tile + 1] for name, values in feed.items()}
+                self._run(self._request, one, logits[tile : tile + 1])
         return logits
 
-    def _run(self, feed: dict[str, NDArray[Any]], logits: NDArray[np.float32]) -> None:
-        """Run one tile: more at once take as long each, and in bf16 other kernels run, which round otherwise."""
+    def infer_part(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], wanted: Rect
+    ) -> NDArray[np.float32]:
+        """See `TrimmingEngine.infer_part`."""
+        feed, (height, width) = checked_part(pixels, low, scale, wanted), pixels.shape[1:3]
+        if self._trim is None or self._trim.margin is None or wanted == Rect(0, 0, width, height):
+            return cut_out(self.infer(pixels, low, scale), wanted)
+        across, down = (wanted.x, wanted.x + wanted.width), (wanted.y, wanted.y + wanted.height)
+        for number, cut in enumerate(different_cuts(self._trim)):
+            (top, bottom), (left, right) = cut.bounds(*down), cut.bounds(*across)
+            feed[f"begin{number}"] = np.array([top, left], np.int64)
+            feed[f"end{number}"] = np.array([bottom, right], np.int64)
+        margin = self._trim.margin
+        top, bottom = max(0, down[0] - margin), min(height, down[1] + margin)
+        left, right = max(0, across[0] - margin), min(width, across[1] + margin)
+        logits = np.empty((1, 5, bottom - top, right - left), np.float32)
+        with _failing(1):
+            if self._trimmed is None:
+                self._trimmed = self._compile_trimmed()
+            self._run(self._trimmed, feed, logits)
+        return cut_out(logits, Rect(wanted.x - left, wanted.y - top, wanted.width, wanted.height))
+
+    def _run(self, request: Any, feed: dict[str, NDArray[Any]], logits: NDArray[np.float32]) -> None:  # noqa: ANN401
         # OpenVINO takes no array that must not be written, though it only reads it. It keeps no hold on any.
         lent = {name: np.require(values, requirements=("C", "W")) for name, values in feed.items()} | {"logits": logits}
         for name, values in lent.items():
-            self._request.set_tensor(name, self._tensor(values, shared_memory=True))
-        self._request.infer()
+            request.set_tensor(name, self._tensor(values, shared_memory=True))
+        request.infer()
+
+
+@contextmanager
+def _failing(tiles: int) -> Iterator[None]:
+    """Tell what OpenVINO says of `tiles` tiles that failed as `EngineFailed`."""
+    try:
+        yield
+    except Exception as error:  # OpenVINO's own errors share no other base
+        raise EngineFailed(f"The network failed on {tiles} tiles: {type(error).__name__}: {error}") from error
