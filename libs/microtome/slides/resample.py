@@ -121,24 +121,26 @@ def _weigh_rows(source: Pixels, first: npt.NDArray[np.int64], weights: npt.NDArr
 def _weigh_columns(
     source: npt.NDArray[np.uint16], first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]
 ) -> Pixels:
-    half = np.uint32(1 << 21)
+    half, last = np.uint32(1 << 21), np.uint64(source.shape[1] - 3)
     out = np.empty((source.shape[0], first.shape[0], 3), np.uint8)
     for i in range(source.shape[0]):
+        row, seen = source[i], out[i]
         for j in range(first.shape[0]):
             red = half
             green = half
             blue = half
-            at = first[j] * 3
+            # Unsigned, as numbers below zero would have to be asked for; and without asking for the end either, as what
+            # lies beyond it has no weight.
+            at = np.uint64(first[j] * 3)
             for k in range(weights.shape[1]):
                 weight = np.uint32(weights[j, k])
-                if weight == 0:
-                    continue
-                red += np.uint32(source[i, at + 3 * k]) * weight
-                green += np.uint32(source[i, at + 3 * k + 1]) * weight
-                blue += np.uint32(source[i, at + 3 * k + 2]) * weight
-            out[i, j, 0] = np.uint8(red >> np.uint32(22))
-            out[i, j, 1] = np.uint8(green >> np.uint32(22))
-            out[i, j, 2] = np.uint8(blue >> np.uint32(22))
+                here = min(at + np.uint64(3 * k), last)
+                red += np.uint32(row[here]) * weight
+                green += np.uint32(row[here + np.uint64(1)]) * weight
+                blue += np.uint32(row[here + np.uint64(2)]) * weight
+            seen[j, 0] = np.uint8(red >> np.uint32(22))
+            seen[j, 1] = np.uint8(green >> np.uint32(22))
+            seen[j, 2] = np.uint8(blue >> np.uint32(22))
     return out
 
 
@@ -146,9 +148,17 @@ def _weigh_columns(
 def _box_mean(source: Pixels, factor: int) -> Pixels:
     height, width = source.shape[0], source.shape[1]
     out = np.empty(((height + factor - 1) // factor, (width + factor - 1) // factor, 3), np.uint8)
+    # Those of 2 x 2 make pyramids, and need no division.
+    pairs = width // 2 if factor == 2 else 0
     for i in range(out.shape[0]):
         bottom = min((i + 1) * factor, height)
-        for j in range(out.shape[1]):
+        whole = pairs if bottom == (i + 1) * factor else 0
+        for j in range(whole):
+            for c in range(3):
+                upper = np.uint32(source[2 * i, 2 * j, c]) + np.uint32(source[2 * i, 2 * j + 1, c])
+                lower = np.uint32(source[2 * i + 1, 2 * j, c]) + np.uint32(source[2 * i + 1, 2 * j + 1, c])
+                out[i, j, c] = np.uint8((upper + lower + np.uint32(2)) >> np.uint32(2))
+        for j in range(whole, out.shape[1]):
             right = min((j + 1) * factor, width)
             count = (bottom - i * factor) * (right - j * factor)
             for c in range(3):
