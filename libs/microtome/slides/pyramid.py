@@ -209,5 +209,7 @@ def _cut(bands: Iterable[Pixels], width: int, height: int) -> Iterator[Pixels]:
 
 def _padded(tile: Pixels) -> Pixels:
     """A whole tile: the last pixel is repeated, so that JPEG does not ring at the slide's edge."""
+    if tile.shape[:2] == (TILE, TILE):
+        return np.ascontiguousarray(tile)
     missing = ((0, TILE - tile.shape[0]), (0, TILE - tile.shape[1]), (0, 0))
     return np.ascontiguousarray(np.pad(tile, missing, mode="edge"))
