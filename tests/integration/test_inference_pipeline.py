@@ -6,7 +6,7 @@ import asyncio
 import errno
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from microtome.contracts.messages import Normalisation as NormalisationMessage
 from microtome.errors import MicrotomeError
 from microtome.segmentation.cells import read_cells
 from microtome.segmentation.engine import OnnxRuntimeEngine
-from microtome.segmentation.grid import Grid
+from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.patches import Bits, packed
 from microtome.segmentation.reading import ArrayReader, pad_reflect
 from microtome.segmentation.run import segment
 from microtome.tilestore import LocalPixelStore, ResultStore, pixel_key
@@ -99,12 +100,20 @@ class Bench:
             stop.set()
             await task
 
-    async def send(self, job: str, normalisation: Normalisation, tiles: list[tuple[int, int]], batch_size: int) -> None:
+    async def send(
+        self,
+        job: str,
+        normalisation: Normalisation,
+        tiles: list[tuple[int, int]],
+        batch_size: int,
+        grounds: Mapping[tuple[int, int], bytes] | None = None,
+    ) -> None:
         refs = []
         for row, column in tiles:
             key = pixel_key(job, 1, row, column)
             self.pixels.put(key, pad_reflect(self.reader, self.grid.tile(row, column).padded))
-            refs.append(TileRef(row=row, column=column, pixels=key))
+            ground = (grounds or {}).get((row, column), b"")
+            refs.append(TileRef(row=row, column=column, pixels=key, ground=ground))
         work = InferWork(
             job_id=job,
             workflow_id="w",
@@ -124,7 +133,12 @@ class Bench:
             subjects.work_infer(self.model.digest, "auto"), to_bytes(work), message_id=f"{job}:{uuid.uuid4()}"
         )
 
-    def expected(self, normalisation: Normalisation, tiles: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    def expected(
+        self,
+        normalisation: Normalisation,
+        tiles: list[tuple[int, int]],
+        ground: Callable[[Tile], Bits] | None = None,
+    ) -> dict[tuple[int, int], bytes]:
         wanted = set(tiles)
         engine = OnnxRuntimeEngine(self.model, device="cpu")
         found = segment(
@@ -134,6 +148,7 @@ class Bench:
             self.grid,
             normalisation=normalisation,
             wanted=lambda tile: (tile.row, tile.column) in wanted,
+            ground=ground,
         )
         return {(tile.row, tile.column): cells.ring_points.tobytes() for tile, cells in found}
 
@@ -198,6 +213,35 @@ async def test_a_job_without_a_wish_gets_the_batch_that_the_engine_likes(
     async with bench.running():
         await bench.drained()
     assert bench.engine.batches == [1, 1, 1]
+
+
+async def test_cells_are_looked_for_on_the_ground_that_the_message_names(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    def ground(tile: Tile) -> Bits:
+        # A strip along the slide's upper edge.
+        rows = np.arange(tile.padded.height // 16) + tile.padded.y // 16
+        return np.repeat(rows[:, None] < 5, tile.padded.width // 16, axis=1)
+
+    tiles = TILES[:2]
+    grounds = {at: packed(ground(bench.grid.tile(*at))) for at in tiles}
+    await bench.send("whole", normalisations[0], tiles, batch_size=4, grounds=grounds)
+    await bench.send("patched", normalisations[0], tiles, batch_size=1, grounds=grounds)
+    await bench.send("broken", normalisations[0], tiles[:1], batch_size=1, grounds={tiles[0]: b"\1"})
+    await bench.send("everywhere", normalisations[0], tiles, batch_size=1)
+    async with bench.running():
+        await bench.drained()
+    expected = bench.expected(normalisations[0], tiles, ground)
+    assert bench.stored("whole") == bench.stored("patched") == expected != bench.stored("everywhere")
+    assert all(read_cells(bench.results.tile("patched", *at)).seed_y.max() < 80 for at in tiles)
+    pixels = {
+        job: {read_cells(bench.results.tile(job, *at)).network_px for at in tiles}
+        for job in ("whole", "patched", "everywhere")
+    }
+    # The strip and the 96 pixels below it that the network sees.
+    width, height = bench.grid.tile_width, bench.grid.tile_height
+    assert pixels == {"whole": {width * height}, "patched": {width * (80 + 96)}, "everywhere": {width * height}}
+    assert [(job, error.code) for job, error in bench.dead] == [("broken", "invalid-request")]
 
 
 async def test_tiles_of_stale_attempts_and_known_tiles_are_not_computed(

@@ -15,7 +15,7 @@ from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import pad_reflect
 from microtome.segmentation.sampling import sample_histogram, sampling_grid
 from microtome.slides.reader import SlideReader
-from microtome.slides.synthetic import write_synthetic_slide
+from microtome.slides.synthetic import MPP, write_synthetic_slide
 from microtome.tilestore import LocalPixelStore, ResultStore
 from microtome.tissue.outline import read_outline
 from microtome.tissue.region import Region
@@ -29,6 +29,7 @@ from services.tiler.planning import (
     results_key,
     sample_tiles,
 )
+from tests.acceptance.conftest import write_on_glass
 
 MODEL = load_model("embedded")
 
@@ -124,13 +125,31 @@ def test_drawn_tissue_chooses_tiles_and_shares_their_results(source: SlideSource
     outline = read_outline({"type": "Polygon", "coordinates": [ring]}, 1024, 1024)
     save_outline(outline, source.path)
     part, its_key = planned(source, tmp_path, drawn=outline.sha256)
-    assert part.on_ground
     assert its_key == key, "the normalisation is the slide's own, and so are the tiles"
     assert part.grid == everything.grid
     assert (1, 1) in part.wanted
     assert len(part.wanted) < len(everything.wanted)
     assert part.tiles_total == everything.tiles_total
+    assert part.on_ground
     within, _ = planned(source, tmp_path, Region(0, 0, 300, 300), outline.sha256)
     assert within.wanted == ()
     with pytest.raises(NotFound, match="Submit the job again"):
         planned(source, tmp_path, drawn="0" * 64)
+
+
+def test_jobs_whose_tissue_was_drawn_on_glass_share_their_tiles_with_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "glass.tif"
+    write_on_glass(path, tissue=300, edge=1400, seed=3)
+    source = SlideSource(tenant="alice", path=path, sha256="b" * 64, mpp=MPP)
+    found, key = planned(source, tmp_path)
+    keys = set()
+    for x in (900, 1000):
+        ring = [[x, 900], [x + 100, 900], [x, 1000], [x, 900]]
+        outline = read_outline({"type": "Polygon", "coordinates": [ring]}, 1400, 1400)
+        save_outline(outline, path)
+        drawn, its_key = planned(source, tmp_path, drawn=outline.sha256)
+        assert not drawn.on_ground
+        assert not set(drawn.wanted) & set(found.wanted)
+        keys.add(its_key)
+    assert found.on_ground
+    assert len(keys - {key}) == 1

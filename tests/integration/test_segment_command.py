@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,9 +24,10 @@ from microtome.segmentation.engine import Engine, OnnxRuntimeEngine
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.run import segment
 from microtome.slides.reader import SlideReader
-from microtome.slides.synthetic import MPP, write_synthetic_slide
+from microtome.slides.synthetic import MPP, paint, write_synthetic_slide
 from microtome.standalone.running import WORK, Wishes, segment_image
 from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.ground import Ground
 from microtome.tissue.mask import find_tissue
 from microtome.tissue.tiles import tiles_with_tissue
 
@@ -100,7 +102,8 @@ def test_its_cells_are_those_of_the_engine_whatever_the_tiles(whole: Path, slide
     reader, mask = SlideReader(slide, MPP, model.mpp), find_tissue(slide, MPP)
     grid = fitting_grid(reader.width, reader.height, model.halo, mask, reader.scale[0])
     tiles = tiles_with_tissue(grid, mask, reader.scale[0])
-    stream = segment(reader, model, OnnxRuntimeEngine(model), grid, tiles=tiles)
+    ground = Ground(mask, reader.scale[0]).of
+    stream = segment(reader, model, OnnxRuntimeEngine(model), grid, tiles=tiles, ground=ground)
     seeds = {seed for _, cells in stream for seed in zip(cells.seed_x.tolist(), cells.seed_y.tolist(), strict=True)}
     assert {cell[:2] for cell in cells_of(whole)} == seeds
     small = tmp_path / "small"
@@ -245,6 +248,39 @@ def test_drawn_tissue_has_the_slides_cells(whole: Path, slide: Path, tmp_path: P
     assert summary["tissue"]["drawn"]["polygons"] == 1
     assert summary["cells_outside_tissue"] == 0
     assert_labels_are_rows(tifffile.imread(out / "labels.tif"), out)
+
+
+def test_glass_is_not_computed_but_where_somebody_drew_on_it(tmp_path: Path) -> None:
+    picture = np.full((1100, 1100, 3), 243, np.uint8)
+    picture[700:1000, 60:360], _ = paint(300, 4)
+    # A lone cell, too small for tissue.
+    lone = np.hypot(*(np.mgrid[:1100, :1100] - np.array([200, 800])[:, None, None])) < 6
+    picture[lone] = (95, 60, 130)
+    Image.fromarray(picture).save(tmp_path / "glass.png")
+
+    def run(name: str, corner: tuple[int, int] | None) -> tuple[dict[str, Any], set[tuple[int, int, bytes]]]:
+        drawn = None
+        if corner is not None:
+            x, y = corner
+            ring = [[x, y], [x + 180, y], [x + 180, y + 180], [x, y + 180], [x, y]]
+            drawn = {"type": "Polygon", "coordinates": [ring]}
+        out = tmp_path / name
+        wishes = Wishes(image=tmp_path / "glass.png", out=out, mpp=MPP, tissue=drawn)
+        segment_image(wishes, OnnxRuntimeEngine, lambda *_: None)
+        return json.loads((out / "summary.json").read_bytes()), cells_of(out)
+
+    whole, found = run("whole", None)
+    assert found
+    assert all(y > 600 for _, y, _ in found)
+    # The tissue of 300 x 300, and up to 96 + 2 x 32 pixels around it.
+    assert 0.2 < whole["network_mpix"] < (300 + 2 * 160) ** 2 / 1e6
+    inside, its = run("inside", (100, 760))
+    assert inside["content_key"] == whole["content_key"]
+    assert its < found
+    beside, lonely = run("beside", (710, 110))
+    assert beside["content_key"] != whole["content_key"]
+    assert beside["network_mpix"] == pytest.approx(1104**2 / 1e6, abs=1e-4)
+    assert [np.hypot(x - 800, y - 200) < 6 for x, y, _ in lonely] == [True]
 
 
 def test_half_the_pixel_size_is_read_at_the_models(slide: Path, tmp_path: Path) -> None:

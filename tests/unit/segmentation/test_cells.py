@@ -11,6 +11,7 @@ import pytest
 
 from microtome.errors import InvalidRequest
 from microtome.segmentation.cells import NoRoom, TileCells, read_cells, write_cells
+from microtome.segmentation.grid import Rect
 from microtome.segmentation.measuring import MEASUREMENTS
 from microtome.segmentation.stains import HDAB
 
@@ -32,6 +33,8 @@ def cells(count: int) -> TileCells:
         stain=HDAB,
         regrown=count // 2,
         cut=count // 3,
+        network_px=4096 * count,
+        patches=tuple(Rect(16 * at, 0, 16, 32) for at in range(count % 7)),
     )
 
 
@@ -42,6 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path, count: int) -> None:
     read = read_cells(path)
     assert (read.row, read.column, read.seconds, len(read)) == (3, 7, written.seconds, count)
     assert (read.stain, read.regrown, read.cut) == (HDAB, count // 2, count // 3)
+    assert (read.network_px, read.patches) == (written.network_px, written.patches)
     for name in ("seed_y", "seed_x", "area_px", "score", "ring_offsets", "ring_points", "measurements"):
         before, after = getattr(written, name), getattr(read, name)
         assert before.dtype == after.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,25 @@ def test_halves_are_seen(nuclei: np.ndarray) -> None:
     assert found.density_ratio > 1.3
     assert found.cut_cells > 10 * max(1, good.cut_cells)
     assert found.duplicates == 0
+
+
+def test_halves_are_seen_where_patches_of_one_tile_meet(nuclei: np.ndarray) -> None:
+    halves = nuclei.copy()
+    # Who lies across the middle is two cells.
+    halves[:, SIZE // 2 :][nuclei[:, SIZE // 2 :] > 0] += nuclei.max()
+    tile = Grid.whole(SIZE, SIZE).tile(0, 0)
+    left, right = (Rect(x, 0, SIZE // 2, SIZE) for x in (0, SIZE // 2))
+
+    def found(labels: np.ndarray, patches: tuple[Rect, ...]) -> Seams:
+        which = np.setdiff1d(np.unique(labels), 0).astype(np.int32)
+        seams = SeamScore(Grid.whole(SIZE, SIZE))
+        seams.add(replace(traced(labels, centres(labels), which, tile, tile.padded), patches=patches))
+        return seams.result()
+
+    assert found(halves, ()).cut_cells == 0
+    cut, good = found(halves, (left, right)), found(nuclei, (left, right))
+    assert cut.cut_cells > 20
+    assert good.cut_cells <= good.cut_expected + 4 * max(1, good.cut_expected) ** 0.5
 
 
 def test_losses_are_seen(nuclei: np.ndarray) -> None:
