@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microtome.errors import InvalidRequest
-from microtome.segmentation.engine import Engine
+from microtome.segmentation.engine import Engine, infer_part
 from microtome.segmentation.grid import STRIDE, Rect
 
 Bits = NDArray[np.bool_]
@@ -117,12 +117,12 @@ def infer(
 ) -> Sequence[NDArray[np.float32]]:
     """Logits float32 [5, h, w] of each of the tiles `pixels` uint8 [b, h, w, 3], as its view says.
 
-    `low`, `scale`: float32 [b, 3]. What every view sees whole is one call, every other patch one of its own.
+    `low`, `scale`: float32 [b, 3]. What every view takes whole is one call, every other patch one of its own.
     Raises what `Engine.infer` raises.
     """
     height, width = pixels.shape[1:3]
     everything = Rect(0, 0, width, height)
-    if all(view.patches and view.patches[0].seen == everything for view in views):
+    if all(view.patches and view.patches[0].taken == everything for view in views):
         logits = engine.infer(pixels, low, scale)
         return [_masked(of_tile, view.ground) for of_tile, view in zip(logits, views, strict=True)]
     return [_patched(engine, pixels[at], low[at : at + 1], scale[at : at + 1], view) for at, view in enumerate(views)]
@@ -135,9 +135,9 @@ def _patched(
     logits = np.zeros((5, height, width), np.float32)
     logits[4] = NOWHERE
     for patch in view.patches:
-        found = engine.infer(pixels[None, *_place(patch.seen)], low, scale)[0]
-        inner = Rect(patch.taken.x - patch.seen.x, patch.taken.y - patch.seen.y, patch.taken.width, patch.taken.height)
-        logits[:, *_place(patch.taken)] = found[:, *_place(inner)]
+        wanted = Rect(patch.taken.x - patch.seen.x, patch.taken.y - patch.seen.y, patch.taken.width, patch.taken.height)
+        found = infer_part(engine, pixels[None, *_place(patch.seen)], low, scale, wanted)
+        logits[:, *_place(patch.taken)] = found[0]
     return _masked(logits, view.ground)
 
 
