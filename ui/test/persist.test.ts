@@ -40,3 +40,19 @@ test("stops when nobody wants the answer any more", async () => {
   );
   await expect(asked).rejects.toBeDefined();
 });
+
+test("takes back what it said when nobody wants the answer any more", async () => {
+  const abort = new AbortController();
+  const heard: (string | null)[] = [];
+  const asked = persist(
+    async () => {
+      throw new ApiError(offlineProblem());
+    },
+    abort.signal,
+    (problem) => heard.push(problem && problem.code),
+  );
+  await vi.waitFor(() => expect(heard).toEqual(["offline"]));
+  abort.abort();
+  await expect(asked).rejects.toBeDefined();
+  expect(heard).toEqual(["offline", null]);
+});

@@ -9,25 +9,27 @@ import { isAbort, problemOf } from "./problem";
 const FIRST_MS = 500;
 const LONGEST_MS = 8_000;
 
-/** `onProblem` hears of each failure that passes, and null at the end of them. */
+/** `onProblem` hears of each failure that passes, and null at the end of them, also when nobody wants the answer any more. */
 export async function persist<T>(
   ask: () => Promise<T>,
   signal: AbortSignal,
   onProblem?: (problem: Problem | null) => void,
 ): Promise<T> {
   let failed = false;
-  for (let delay = FIRST_MS; ; delay = Math.min(LONGEST_MS, 2 * delay)) {
-    try {
-      const answer = await ask();
-      if (failed && !signal.aborted) onProblem?.(null);
-      return answer;
-    } catch (error) {
-      const problem = problemOf(error);
-      if (isAbort(error) || signal.aborted || !problem.transient) throw error;
-      failed = true;
-      onProblem?.(problem);
+  try {
+    for (let delay = FIRST_MS; ; delay = Math.min(LONGEST_MS, 2 * delay)) {
+      try {
+        return await ask();
+      } catch (error) {
+        const problem = problemOf(error);
+        if (isAbort(error) || signal.aborted || !problem.transient) throw error;
+        failed = true;
+        onProblem?.(problem);
+      }
       await rest(delay, signal);
     }
+  } finally {
+    if (failed) onProblem?.(null);
   }
 }
 
