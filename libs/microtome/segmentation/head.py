@@ -98,7 +98,7 @@ def find_instances(
 
     `regrow` False and the package's `coordinates`: exactly what the package does.
     """
-    logits = np.ascontiguousarray(logits, np.float32)
+    logits = _side_by_side(logits, threads)
     height, width = logits.shape[1:]
     seeds_at = seed_map(logits[4])
     seeds = find_peaks(seeds_at, model.peak_distance, np.float32(model.seed_threshold), threads)
@@ -119,6 +119,15 @@ def find_instances(
         regrown=_of_groups(regrown, parent)[kept],
         cut=_of_groups(cut, parent)[kept],
     )
+
+
+def _side_by_side(logits: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
+    """Return the same numbers without gaps between rows; a part of a larger image is copied, by `threads`."""
+    if logits.flags.c_contiguous and logits.dtype == np.float32:
+        return logits
+    copy = np.empty(logits.shape, np.float32)
+    in_shares(lambda first, last: np.copyto(copy[first:last], logits[first:last]), len(copy), threads, few=1)
+    return copy
 
 
 def _grown(
