@@ -46,9 +46,12 @@ class Ground:
         return bool(self.mask.bits[top:bottom, left:right].any())
 
     def holds(self, drawn: TissueMask, tiles: Iterable[Tile]) -> bool:
-        """Whether all of `drawn`, a mask of the same slide, that lies in the cores of `tiles` lies on the ground."""
-        other = Ground(drawn, self.scale)
-        return not any((other.lattice(tile.core, 0) & ~self.lattice(tile.core)).any() for tile in tiles)
+        """Whether what was drawn lies on the ground, as far as it lies in the cores of `tiles`.
+
+        `drawn`: the mask of what it touches (`TissueOutline.touched`), which reaches a pixel further than the drawing.
+        """
+        other, reach = Ground(drawn, self.scale), MARGIN + math.ceil(max(drawn.downsample) / self.scale)
+        return not any((other.lattice(tile.core, 0) & ~self.lattice(tile.core, reach)).any() for tile in tiles)
 
     def lattice(self, rect: Rect, margin: int = MARGIN, step: int = STRIDE) -> Bits:
         """Which cells of `step` pixels in `rect` have tissue within `margin`, bool [height / step, width / step].

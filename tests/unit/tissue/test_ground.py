@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -10,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from microtome.segmentation.grid import Grid, Rect
 from microtome.tissue.ground import MARGIN, Ground
 from microtome.tissue.mask import TissueMask, TissueParameters
+from microtome.tissue.outline import read_outline
 from microtome.tissue.tiles import tiles_with_tissue
 
 
@@ -59,3 +61,25 @@ def test_every_tile_sees_the_same_and_is_wanted_for_its_core(
         if part.any():
             wanted.append(tile)
     assert tiles_with_tissue(grid, ground.mask, ground.scale) == wanted
+
+
+@pytest.mark.parametrize(("downsample", "scale"), [(5.79, 1.0), (16.0, 1.0), (32.0, 2.0), (48.0, 2.0)])
+def test_what_is_drawn_along_the_tissue_lies_on_its_ground(downsample: float, scale: float) -> None:
+    bits = np.zeros((60, 80), np.bool_)
+    bits[10:40, 20:50] = True
+    width, height = round(80 * downsample), round(60 * downsample)
+    mask = TissueMask(bits, width, height, (downsample, downsample), 8.0, 0.1, TissueParameters(), ())
+    ground, grid = Ground(mask, scale), Grid(int(width / scale), int(height / scale), 320, 96)
+
+    def holds(left: float, top: float, right: float, bottom: float) -> bool:
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        ring = [[x * downsample, y * downsample] for x, y in corners]
+        drawn = read_outline({"type": "Polygon", "coordinates": [ring]}, width, height).touched(mask)
+        return ground.holds(drawn, tiles_with_tissue(grid, drawn, scale))
+
+    assert holds(20, 10, 50, 40)
+    assert holds(25, 12, 30, 39)
+    cells = 64 * scale / downsample
+    assert not holds(20, 10, 50 + cells, 40)
+    assert not holds(20, 40 + cells, 50, 41 + cells)
+    assert not holds(70, 50, 70.01, 50.01)
