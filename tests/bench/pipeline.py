@@ -52,8 +52,8 @@ async def through_services(stack: EmbeddedStack, slide: Path, downloads: Path) -
         job = await client.job(job_id)
         if job["status"] != "SUCCEEDED":
             raise SystemExit(f"the job did not succeed: {job['error']}")
-        for artifact in await client.artifacts(job_id):
-            await client.download(job_id, artifact["name"], downloads / artifact["name"])
+        names = [artifact["name"] for artifact in await client.artifacts(job_id)]
+        await client.download_files(job_id, names, downloads)
         seconds = time.perf_counter() - began
         cpu_s = machine.cpu_seconds(pids) - cpu
         summary = (await client.result(job_id))["summary"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from microtome.client.shapes import Artifact, Job
 from microtome.client.transport import Transport, given, part
+
+# Files of a job that are fetched at once.
+DOWNLOADS = 4
 
 
 class JobCalls(Transport):
@@ -57,6 +62,24 @@ class JobCalls(Transport):
     async def download(self, job_id: str, name: str, target: Path) -> Path:
         """Stream an artifact into the file `target`, which appears when it is complete."""
         return await self.stream_to(f"jobs/{part(job_id)}/artifacts/{part(name)}", target)
+
+    async def download_files(self, job_id: str, names: Iterable[str], folder: Path) -> list[Path]:
+        """Stream some of a job's files into `folder`, a few at a time; return where they lie, in the order of `names`.
+
+        When one cannot be fetched, the others are given up.
+        """
+        several = asyncio.Semaphore(DOWNLOADS)
+
+        async def fetch(name: str) -> Path:
+            async with several:
+                return await self.download(job_id, name, folder / name)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(fetch(name)) for name in names]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def download_all(self, job_id: str, target: Path) -> Path:
         """Stream all of a job's files as one zip into the file `target`."""

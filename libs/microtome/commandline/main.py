@@ -210,8 +210,8 @@ class Commands:
                 written.append(await self._api.download_all(job["id"], folder / f"{job['key']}.zip"))
                 continue
             names = [artifact["name"] for artifact in await self._api.artifacts(job["id"])]
-            for name in (name for name in names if not only or name in only):
-                written.append(await self._api.download(job["id"], name, folder / name))  # noqa: PERF401 - one by one
+            chosen = [name for name in names if not only or name in only]
+            written += await self._api.download_files(job["id"], chosen, folder)
         for path in written:
             self._aside.print(str(path), markup=False, soft_wrap=True)
         return written

@@ -1,0 +1,70 @@
+"""A job's files are fetched a few at a time; each is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from microtome.client import ApiClient
+from microtome.client.jobs import DOWNLOADS
+from microtome.client.problem import ApiProblem
+
+FILES = {f"file-{number}.bin": bytes([number]) * (300_000 + number) for number in range(12)}
+
+
+class Files(BaseHTTPRequestHandler):
+    """Serves `FILES` slowly, and counts how many are asked for at once."""
+
+    lock = threading.Lock()
+    at_once, most = 0, 0
+
+    def do_GET(self) -> None:
+        with Files.lock:
+            Files.at_once += 1
+            Files.most = max(Files.most, Files.at_once)
+        time.sleep(0.05)
+        content = FILES.get(self.path.rsplit("/", 1)[-1])
+        problem = {"type": "urn:microtome:problem:not-found", "title": "Not found", "status": 404, "code": "not-found"}
+        body = json.dumps({**problem, "detail": "There is none."}).encode() if content is None else content
+        with Files.lock:
+            Files.at_once -= 1
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Type", "application/problem+json" if content is None else "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_files_come_a_few_at_a_time(url: str, tmp_path: Path) -> None:
+    async with ApiClient(url, "u") as client:
+        written = await client.download_files("job", FILES, tmp_path)
+    assert written == [tmp_path / name for name in FILES]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
+    assert 1 < Files.most <= DOWNLOADS
+
+
+async def test_one_that_is_not_there_ends_it(url: str, tmp_path: Path) -> None:
+    async with ApiClient(url, "u") as client:
+        with pytest.raises(ApiProblem, match="There is none"):
+            await client.download_files("job", ["file-0.bin", "nothing.bin", *FILES], tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == FILES[path.name], "what is there is whole"
