@@ -12,14 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from microtome.segmentation.engine import usable_cores
-from microtome.segmentation.engines.network import read_network
+from microtome.segmentation.engines.network import Network, read_network
 from microtome.segmentation.engines.openvino_cpu import has_bf16, openvino_module
 from microtome.segmentation.engines.rewriting import rewritten
+from microtome.segmentation.engines.trimming import Trimming, executed_flops, trimming
+from microtome.segmentation.grid import Rect
 from microtome.segmentation.model import Model
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -51,10 +54,27 @@ def convolution_peak(precision: Precision, threads: int = 0, seconds: float = 2.
     return FLOPS / best
 
 
-def executed_flops_per_pixel(model: Model, engine: str) -> float:
-    """Operations of the model's convolutions per pixel as `engine` computes them: fewer where it is rewritten."""
-    network = read_network(openvino_module().Core(), model.network)
-    return (rewritten(network) if engine.startswith("openvino") else network).flops_per_pixel()
+@dataclass(frozen=True, eq=False)
+class Executed:
+    """Counts the operations that an engine's convolutions execute: fewer than the model has where it is rewritten, and
+    where only a part of what the network sees is wanted.
+    """
+
+    network: Network
+    trim: Trimming
+
+    @classmethod
+    def of(cls, model: Model, engine: str) -> Executed:
+        network = read_network(openvino_module().Core(), model.network)
+        if not engine.startswith("openvino"):
+            return cls(network, Trimming())
+        network = rewritten(network)
+        return cls(network, trimming(network))
+
+    def flops(self, seen: Rect, taken: Rect) -> float:
+        """Operations for a patch of which `taken` is wanted."""
+        wanted = Rect(taken.x - seen.x, taken.y - seen.y, taken.width, taken.height)
+        return executed_flops(self.network, self.trim, seen.width, seen.height, wanted)
 
 
 def _chain(ov: Any, precision: Precision) -> Any:

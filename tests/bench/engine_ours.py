@@ -28,7 +28,7 @@ from microtome.artifacts.outlines import outlines
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.engine import Engine
 from microtome.segmentation.engines import open_engine
-from microtome.segmentation.grid import Grid
+from microtome.segmentation.grid import STRIDE, Grid, Tile
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.run import segment, warm_up
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
@@ -42,6 +42,7 @@ from microtome.tissue.fitting import fitting_grid
 from microtome.tissue.ground import Ground
 from microtome.tissue.mask import find_tissue
 from microtome.tissue.tiles import blocks_with_tissue, tiles_with_tissue
+from tests.bench.convolution import Executed
 
 
 class Bare:
@@ -49,6 +50,7 @@ class Bare:
 
     def __init__(self, model: Model, engine: Engine, threads: int) -> None:
         self._model, self._engine, self._threads = model, engine, threads
+        self._executed = Executed.of(model, engine.name)
 
     def run(self, image: Path, mpp: float, out: Path) -> tuple[dict[str, Any], list[TileCells], Grid]:
         """One run; the clock runs from the file to the whole cells.geojson."""
@@ -88,8 +90,19 @@ class Bare:
             "write": written,
         }
         pixels = sum(cells.network_px for cells in results)
-        told = {"seconds": ended - began, "stages": stages, "network_mpix": pixels / 1e6, "tiles": len(tiles)}
+        told = {
+            "seconds": ended - began,
+            "stages": stages,
+            "network_mpix": pixels / 1e6,
+            "network_gflop": sum(map(self._flops, tiles, results)) / 1e9,
+            "tiles": len(tiles),
+        }
         return told, results, grid
+
+    def _flops(self, tile: Tile, cells: TileCells) -> float:
+        """Operations of the convolutions for a tile's patches."""
+        halo = -(-self._model.halo_min // STRIDE) * STRIDE
+        return sum(self._executed.flops(taken.grown(halo).intersection(tile.padded), taken) for taken in cells.patches)
 
 
 def forget() -> None:

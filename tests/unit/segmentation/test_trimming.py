@@ -17,7 +17,7 @@ from microtome.segmentation.engines.emitting import different_cuts, four_kernels
 from microtome.segmentation.engines.network import Layer, Network, read_network
 from microtome.segmentation.engines.openvino_cpu import openvino_module
 from microtome.segmentation.engines.rewriting import rewritten
-from microtome.segmentation.engines.trimming import Cut, needed_margins, trimming
+from microtome.segmentation.engines.trimming import Cut, Trimming, executed_flops, needed_margins, trimming
 from microtome.segmentation.grid import Rect
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
@@ -155,6 +155,23 @@ def test_what_reads_the_picture_at_full_size_keeps_all_whole() -> None:
     # The sum is as large as the picture, so what is enlarged for it must be, too.
     trim = trimming(Network(layers, (-2.0, 3.0)))
     assert (trim.read, trim.made, trim.margin) == ({}, {}, None)
+
+
+@needs_openvino
+def test_operations_are_counted_where_they_are_executed(model: Model) -> None:
+    network = rewritten(read_network(openvino_module().Core(), model.network))
+    trim, whole = trimming(network), 640 * 480 * network.flops_per_pixel()
+
+    def counted(part: Rect, by: Trimming = trim) -> float:
+        return executed_flops(network, by, 640, 480, part)
+
+    assert counted(Rect(0, 0, 640, 480)) == pytest.approx(whole)
+    assert counted(Rect(96, 96, 448, 288), Trimming()) == pytest.approx(whole)
+    middle, corner = counted(Rect(96, 96, 448, 288)), counted(Rect(0, 0, 544, 384))
+    assert 0.6 * whole < middle < 0.8 * whole
+    assert middle < corner < whole
+    # The picture is read whole at full size.
+    assert counted(Rect(304, 240, 16, 16)) > sum(network.flops_by_layer()[:13]) * 640 * 480
 
 
 def test_a_transposed_convolution_is_four_kernels_laid_out_as_pixels() -> None:

@@ -36,7 +36,7 @@ def emit(
     the logits. `trim`: cuts to make, for each different one of which (`different_cuts`) the graph takes the int64 [2]
     inputs `begin<n>` and `end<n>`, rows and columns.
     """
-    return _Emitter(ov, network, ranges or {}, trim or Trimming({}, {}, None)).model(taps)
+    return _Emitter(ov, network, ranges or {}, trim or Trimming()).model(taps)
 
 
 def different_cuts(trim: Trimming) -> list[Cut]:

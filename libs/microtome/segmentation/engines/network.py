@@ -72,18 +72,20 @@ class Network:
             found.append(wide)
         return found
 
-    def flops_per_pixel(self) -> float:
-        """Floating-point operations of the convolutions (two for a multiplication with addition) per picture pixel."""
-        total = 0.0
+    def flops_by_layer(self) -> list[float]:
+        """Floating-point operations of each convolution (two for a multiplication with addition) per picture pixel."""
+        found = []
         for layer, wide in zip(self.layers, self.strides(), strict=True):
-            if layer.weight is None:
-                continue
-            multiplications = float(layer.weight.size)
+            multiplications = 0.0 if layer.weight is None else float(layer.weight.size)
             # Of the sixteen weights of a transposed convolution, an output pixel meets four.
             if layer.kind == "transposed":
                 multiplications /= 4
-            total += 2 * multiplications / wide**2
-        return total
+            found.append(2 * multiplications / wide**2)
+        return found
+
+    def flops_per_pixel(self) -> float:
+        """Floating-point operations of all convolutions per picture pixel."""
+        return sum(self.flops_by_layer())
 
 
 def read_network(core: Any, path: Path) -> Network:  # noqa: ANN401 - OpenVINO's Core

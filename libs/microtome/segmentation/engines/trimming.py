@@ -10,9 +10,10 @@ Refuses: to cut after each layer: layers of one resolution that follow one anoth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from microtome.segmentation.engines.network import Layer, Network
+from microtome.segmentation.grid import Rect
 
 _ENLARGING = frozenset({"upsample", "transposed"})
 # What is read is cut where it has so many more pixels on a side than its reader needs.
@@ -44,12 +45,17 @@ class Cut:
 class Trimming:
     """The cuts of a network: of what a layer reads, by (layer, input), and of what a pool makes, by layer.
 
-    `margin`: how much more than what is wanted the logits have on each side, if the picture has it.
+    `margins`: around what is wanted, of each layer, on which it is computed as far as the picture has it; None: whole.
     """
 
-    read: Mapping[tuple[int, int], Cut]
-    made: Mapping[int, Cut]
-    margin: int | None
+    read: Mapping[tuple[int, int], Cut] = field(default_factory=dict)
+    made: Mapping[int, Cut] = field(default_factory=dict)
+    margins: tuple[int | None, ...] = ()
+
+    @property
+    def margin(self) -> int | None:
+        """How much more than what is wanted the logits have on each side."""
+        return self.margins[-1] if self.margins else None
 
 
 def trimming(network: Network) -> Trimming:
@@ -69,7 +75,24 @@ def trimming(network: Network) -> Trimming:
                 made[index] = Cut(strides[index], None if before is None else before // 2, own)
             else:
                 read[index, at] = Cut(strides[at], before, own // 2 if layer.kind in _ENLARGING else own)
-    return Trimming(read, made, margins[groups[-1]])
+    return Trimming(read, made, tuple(margins[group] for group in groups))
+
+
+def executed_flops(network: Network, trim: Trimming, width: int, height: int, wanted: Rect) -> float:
+    """Operations of the convolutions for the part `wanted` of a picture; with no cuts, for all of it."""
+    total = 0.0
+    for index, (of_layer, stride) in enumerate(zip(network.flops_by_layer(), network.strides(), strict=True)):
+        margin = trim.margins[index] if trim.margins else None
+        wide = _pixels(width, stride, margin, wanted.x, wanted.x + wanted.width)
+        total += of_layer * wide * _pixels(height, stride, margin, wanted.y, wanted.y + wanted.height)
+    return total
+
+
+def _pixels(length: int, stride: int, margin: int | None, start: int, end: int) -> int:
+    """Return how many of a layer's pixels are computed along a side, times its stride."""
+    if margin is None:
+        return length
+    return min(length, end + margin * stride) - max(0, start - margin * stride)
 
 
 def needed_margins(network: Network) -> list[int]:
