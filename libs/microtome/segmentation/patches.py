@@ -5,7 +5,8 @@ ground the seed channel of the logits is `NOWHERE`, whatever the network would s
 grows there. On the ground they are the network's.
 Promises: the logits on the ground do not depend on the patches: each pixel is at least a halo away from every edge of
 its patch that is not the tile's own, and every patch begins at a multiple of 16; so they are, bit for bit, those of the
-whole tile, and which patches there are is only a matter of cost.
+whole tile, and which patches there are is only a matter of cost. (OpenVINO computes floats in another order in a few
+shapes; its last bits are not promised.)
 Refuses: to know what tissue is.
 """
 
