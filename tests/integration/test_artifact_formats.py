@@ -17,7 +17,7 @@ from PIL import Image
 
 from microtome.artifacts.exports import export
 from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
-from microtome.artifacts.making import PREVIEW_PIXELS, THUMBNAIL_PIXELS
+from microtome.artifacts.pictures import PREVIEW_PIXELS, THUMBNAIL_PIXELS
 from microtome.contracts.messages import JobType
 from microtome.slides.reader import SlideReader
 from microtome.tissue.region import Region

@@ -18,32 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from microtome.artifacts.density import CellCounts, Density
+from microtome.artifacts.density import CellCounts
 from microtome.artifacts.files import CellFiles
 from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
 from microtome.artifacts.hilbert import hilbert_index
 from microtome.artifacts.outlines import outlines
-from microtome.artifacts.preview import Preview, reduced, save_jpeg, side_by_side
+from microtome.artifacts.pictures import begin_pictures, write_pictures
+from microtome.artifacts.preview import Preview
 from microtome.artifacts.summary import Summary
-from microtome.errors import UnreadableSlide
 from microtome.segmentation.cells import TileCells, read_cells, write_cells
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.measuring import MEASUREMENTS
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.seams import Seams, SeamScore
 from microtome.segmentation.stains import HE, Stain
-from microtome.slides.thumbnail import cached_thumbnail
 from microtome.tissue.mask import ALGORITHM, TissueMask
 from microtome.tissue.outline import TissueOutline
-from microtome.tissue.polygons import geojson
 from microtome.tissue.region import Region
-from microtome.tissue.store import encode_png
 
-THUMBNAIL_PIXELS = 512
-PREVIEW_PIXELS = 2048
-COMBINED_PIXELS = 1024
 # The engine of tiles whose files do not name it.
 _UNKNOWN = "an unknown engine"
 
@@ -204,50 +197,7 @@ def _part(order: Order) -> TissueMask:
 
 
 def _pictures(order: Order, folder: Path) -> Preview:
-    """Write mask and thumbnail; return the canvas for the cells, with the tissue's edge on it."""
-    mask = _part(order)
-    with ThreadPoolExecutor(1, thread_name_prefix="pictures") as other:
-        written = other.submit(_write_mask, order, mask, folder)
-        # A slide's jobs are merged one after the other, by this process or its like.
-        picture = _picture(order.slide.path)
-        preview = Preview(picture, order.slide.width)
-        preview.tissue(mask.bits)
-        save_jpeg(reduced(picture, THUMBNAIL_PIXELS), folder / "thumbnail.jpg")
-        written.result()
-    return preview
-
-
-def _write_mask(order: Order, mask: TissueMask, folder: Path) -> None:
-    (folder / "tissue_mask.png").write_bytes(encode_png(mask))
-    (folder / "tissue.geojson").write_bytes(geojson(mask))
-    if order.outline is not None:
-        (folder / "tissue_drawn.geojson").write_bytes(order.outline.document)
-
-
-def _write_pictures(order: Order, preview: Preview, density: Density, folder: Path) -> None:
-    with ThreadPoolExecutor(1, thread_name_prefix="pictures") as other:
-        combined = other.submit(_write_combined, order, preview, density, folder)
-        preview.save(folder / "overlay.jpg")
-        density.save_png(folder / "density.png")
-        density.save_tiff(folder / "density.tif")
-        combined.result()
-
-
-def _write_combined(order: Order, preview: Preview, density: Density, folder: Path) -> None:
-    picture = reduced(_picture(order.slide.path), COMBINED_PIXELS)
-    height, width = picture.shape[:2]
-    drawn, shown = reduced(preview.picture, COMBINED_PIXELS), density.with_legend(density.picture(width, height))
-    save_jpeg(
-        side_by_side((("slide", picture), ("tissue and cells", drawn), ("density", shown))), folder / "combined.jpg"
-    )
-
-
-def _picture(slide: Path) -> NDArray[np.uint8]:
-    """The thumbnail to draw on, uint8 RGB [h, w, 3]. Raises `UnreadableSlide`."""
-    try:
-        return cached_thumbnail(slide, PREVIEW_PIXELS)
-    except FileNotFoundError as error:
-        raise UnreadableSlide(f"There is no file {slide.name}.") from error
+    return begin_pictures(order.slide.path, order.slide.width, _part(order), order.outline, folder)
 
 
 def warm_up() -> None:
@@ -309,7 +259,7 @@ def _write_cells(
                 cached += 1
             progress(tiles, cells)
         # Beside the last tile's cells on their way into the files, and the files as they close.
-        drawn = drawing.submit(_write_pictures, order, preview, counts.density(), folder)
+        drawn = drawing.submit(write_pictures, slide.path, preview, counts.density(), folder)
     drawn.result()
     return _Written(cells, outside, regrown, cut, network_px, seconds, cached, engines, seams.result())
 
