@@ -96,8 +96,7 @@ def test_a_tile_does_not_feel_its_batch(name: str, opened: dict[str, Engine]) ->
         assert (opened[name].infer(*tissue(corner))[0] == together[index]).all()
 
 
-# OpenVINO's transposed convolution in bf16 rounds some pixels of some tile sizes (320, 352) by each thread's share.
-@pytest.mark.parametrize("name", [name for name in ON_CPU if not name.endswith("bf16")])
+@pytest.mark.parametrize("name", ON_CPU)
 def test_the_number_of_threads_is_not_felt(name: str, opened: dict[str, Engine], model: Model, cache: Path) -> None:
     single = open_engine(model, name, threads=1, cache=cache)
     assert (single.infer(*tissue((64, 64))) == opened[name].infer(*tissue((64, 64)))).all()
