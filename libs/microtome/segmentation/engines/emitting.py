@@ -8,7 +8,7 @@ integers. Refuses: to choose ranges; see `calibration`, and `rounding` for the l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -29,14 +29,15 @@ def emit(
     ranges: Ranges | None = None,
     taps: Collection[int] = (),
     trim: Trimming | None = None,
+    shift: Sequence[float] = (),
 ) -> Any:  # noqa: ANN401
     """Build an `openvino.Model`.
 
-    `ranges`: of every layer that is to be rounded. `taps`: layers whose outputs are outputs of the graph, too, after
-    the logits. `trim`: cuts to make, for each different one of which (`different_cuts`) the graph takes the int64 [2]
-    inputs `begin<n>` and `end<n>`, rows and columns.
+    `ranges`: of every layer that is to be rounded. `shift`: what is added to each channel of the logits. `taps`: layers
+    whose outputs are outputs of the graph, too, after the logits. `trim`: cuts to make, for each different one of which
+    (`different_cuts`) the graph takes the int64 [2] inputs `begin<n>` and `end<n>`, rows and columns.
     """
-    return _Emitter(ov, network, ranges or {}, trim or Trimming()).model(taps)
+    return _Emitter(ov, network, ranges or {}, trim or Trimming()).model(taps, shift)
 
 
 def different_cuts(trim: Trimming) -> list[Cut]:
@@ -55,7 +56,7 @@ class _Emitter:
         self._bounds: dict[Cut, tuple[Any, Any]] = {}
         self._cuts: dict[tuple[int, Cut], Any] = {}
 
-    def model(self, taps: Collection[int]) -> Any:  # noqa: ANN401
+    def model(self, taps: Collection[int], shift: Sequence[float]) -> Any:  # noqa: ANN401
         pixels = self._ops.parameter(self._ov.PartialShape([-1, -1, -1, 3]), np.uint8, name="pixels")
         low, scale = (
             self._ops.parameter(self._ov.PartialShape([-1, 3]), np.float32, name=name) for name in ("low", "scale")
@@ -68,7 +69,10 @@ class _Emitter:
             if index in self._trim.made:
                 made = self._cut(made, self._trim.made[index])
             self._outputs.append(self._rounded(made, self._ranges[index]) if index in self._ranges else made)
-        results = [self._ops.result(self._outputs[-1])]
+        logits = self._outputs[-1]
+        if shift:
+            logits = self._ops.add(logits, self._ops.constant(np.array(shift, np.float32).reshape(1, -1, 1, 1)))
+        results = [self._ops.result(logits)]
         results[0].output(0).set_names({"logits"})
         results += [self._ops.result(self._outputs[tap]) for tap in sorted(taps)]
         return self._ov.Model(results, [pixels, low, scale, *chain(*edges)], "microtome")

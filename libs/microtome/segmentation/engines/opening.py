@@ -14,7 +14,7 @@ from pathlib import Path
 from microtome.errors import ConfigurationError, MicrotomeError
 from microtome.segmentation.engine import Engine, EngineUnavailable, OnnxRuntimeEngine, usable_cores
 from microtome.segmentation.engines import memory
-from microtome.segmentation.engines.calibration import calibrated_ranges
+from microtome.segmentation.engines.calibration import calibrated
 from microtome.segmentation.engines.choosing import Choice, choose
 from microtome.segmentation.engines.onnxruntime_gpu import GpuEngine, gpu_engines_offered
 from microtome.segmentation.engines.openvino_cpu import OpenVinoEngine, Precision, has_bf16, openvino_module
@@ -86,8 +86,10 @@ def _open(name: str, place: _Place) -> _Opened:
         return OnnxRuntimeEngine(place.model, threads=place.threads)
     if name.startswith("openvino"):
         precision: Precision = "int8" if name.endswith("int8") else "bf16" if name.endswith("bf16") else "fp32"
-        ranges = calibrated_ranges(place.model, place.threads, place.folder) if precision == "int8" else None
-        return OpenVinoEngine(place.model, precision, place.threads, ranges)
+        if precision != "int8":
+            return OpenVinoEngine(place.model, precision, place.threads)
+        found = calibrated(place.model, place.threads, place.folder)
+        return OpenVinoEngine(place.model, precision, place.threads, found.ranges, found.shift)
     return GpuEngine(place.model, name, place.folder)
 
 

@@ -11,7 +11,7 @@ Refuses: bf16 on a processor that has no instructions for it (it would be slower
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -58,8 +58,16 @@ def has_bf16(core: Any) -> bool:  # noqa: ANN401
 class OpenVinoEngine:
     """The model's network, rewritten, in OpenVINO."""
 
-    def __init__(self, model: Model, precision: Precision, threads: int = 0, ranges: Ranges | None = None) -> None:
-        """`threads`: cores for one call, 0 for all that this process may use; `ranges`: for int8, see `calibration`.
+    def __init__(
+        self,
+        model: Model,
+        precision: Precision,
+        threads: int = 0,
+        ranges: Ranges | None = None,
+        shift: Sequence[float] = (),
+    ) -> None:
+        """`threads`: cores for one call, 0 for all that this process may use; `ranges`, `shift`: for int8, see
+        `calibration`.
 
         Raises `EngineUnavailable` if this machine cannot run it, or the network cannot be quantised.
         """
@@ -73,8 +81,8 @@ class OpenVinoEngine:
         try:
             network = rewritten(read_network(core, model.network))
             self._trim = trimming(network)
-            graph = emit(ov, network, ranges)
-            trimmed = emit(ov, network, ranges, trim=self._trim)
+            graph = emit(ov, network, ranges, shift=shift)
+            trimmed = emit(ov, network, ranges, trim=self._trim, shift=shift)
         except UnknownNetwork as error:
             if precision == "int8":
                 raise EngineUnavailable(f"Model '{model.name}' cannot be quantised: {error}") from error
