@@ -256,7 +256,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the first weights are not at ../shared/models")
-def test_the_first_weights_are_the_shipped_network(tmp_path: Path) -> None:
+def test_the_first_weights_are_the_network_they_came_with(tmp_path: Path) -> None:
     imported = brought(SHARED / "first_brightfield_nuclei_16.safetensors", tmp_path)
     assert imported.model.seed_threshold == 0.4
     bare_onnx = SHARED / "first_brightfield_nuclei_16.onnx"

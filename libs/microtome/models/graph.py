@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.models.folding import fold_normalisation
 from microtome.models.structure import ADAPTOR, EMBEDDING, MAX_SIGMA, RGB, Adaptor, Structure, Weights
-from microtome.segmentation.embed import fold_normalisation
 
 OPSET, IR_VERSION = 17, 8
 CLAMP = (-2.0, 3.0)

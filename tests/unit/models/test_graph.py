@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from microtome.models.graph import bare_network, largest_logit_at, network_bytes
 from microtome.models.structure import Adaptor, Structure, bare, read_structure
+from microtome.segmentation.model import load_model
+from microtome.training.labelled import REPORTED
 from tests.unit.models.conftest import Weights, random_weights, structure
 
 SHARED = Path(__file__).parents[4] / "shared" / "models"
@@ -135,7 +138,7 @@ def test_the_last_logit_that_says_no(probability: float) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the first weights are not at ../shared/models")
-def test_the_first_weights_give_the_shipped_network() -> None:
+def test_the_first_weights_give_the_network_they_came_with() -> None:
     from safetensors.numpy import load_file
 
     weights = bare(load_file(SHARED / "first_brightfield_nuclei_16.safetensors"))
@@ -146,3 +149,21 @@ def test_the_first_weights_give_the_shipped_network() -> None:
     )
     given = images(2, 64, 96)
     np.testing.assert_allclose(run(known, weights, given), bare_onnx.run(None, {"x": given})[0], atol=1e-4)
+
+
+def test_the_shipped_weights_give_the_shipped_network() -> None:
+    from safetensors.numpy import load_file
+
+    folder = load_model("embedded").network.parent
+    weights = bare(load_file(folder / "weights.safetensors"))
+    assert network_bytes(read_structure(weights), weights, 0, FOREGROUND) == (folder / "model.onnx").read_bytes()
+
+
+def test_the_shipped_weights_say_what_they_learned_from() -> None:
+    from safetensors import safe_open
+
+    with safe_open(load_model("embedded").network.parent / "weights.safetensors", "np") as file:
+        recipe = json.loads(file.metadata()["recipe"])
+    seen = {*recipe["data"]["learned"], *recipe["data"]["choosing"]}
+    assert {"tnbc01", "nuinsseg"} < seen
+    assert not seen & REPORTED

@@ -12,11 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from microtome.errors import ConfigurationError, InvalidRequest
-from microtome.segmentation.embed import embed
 from microtome.segmentation.engine import EngineFailed, OnnxRuntimeEngine, usable_cores
 from microtome.segmentation.model import Model
-
-SHARED = Path(__file__).parents[4] / "shared" / "models"
 
 
 def batch(count: int, edge: int = 128) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,22 +82,6 @@ def test_it_says_what_it_runs_on(model: Model, engine: OnnxRuntimeEngine) -> Non
     assert engine.note is None
     with pytest.raises(ConfigurationError):
         OnnxRuntimeEngine(model, device="abacus")  # type: ignore[arg-type]
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the trained network is not at ../shared/models")
-def test_the_shipped_model_can_be_made_again(model: Model, tmp_path: Path) -> None:
-    import onnxruntime
-
-    name = "first_brightfield_nuclei_16"
-    embed(SHARED / f"{name}.onnx", SHARED / f"{name}.safetensors", SHARED / "model.json", tmp_path, model.halo_min)
-    for file in ("model.onnx", "model.json"):
-        assert (tmp_path / file).read_bytes() == (model.network.parent / file).read_bytes()
-    pixels, low, scale = batch(2)
-    bare = onnxruntime.InferenceSession(str(SHARED / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-    normal = np.clip((pixels - low[:, None, None]) * scale[:, None, None], -2, 3).transpose(0, 3, 1, 2)
-    expected = bare.run(None, {"x": np.ascontiguousarray(normal, np.float32)})[0]
-    got = OnnxRuntimeEngine(model, device="cpu").infer(pixels, low, scale)
-    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_a_run_that_fails_may_be_tried_again(model: Model, tmp_path: Path) -> None:
