@@ -48,8 +48,9 @@ def _key(slide: SlideRegistered, spec: JobSpec, planned: JobPlanned) -> str:
     assert normalisation is not None
     scale = planned.scale
     grid = Grid(round(slide.width / scale), round(slide.height / scale), parameters.tile_size, parameters.halo)
-    layout = Layout(grid=grid, tiles_total=0, wanted=(), samples=(), scale=scale, notes=(), seconds=0.0)
-    source = SlideSource(tenant=slide.user_id, path=Path(slide.path), sha256=slide.sha256, mpp=None)
+    # Nobody draws tissue in a campaign.
+    layout = Layout(grid=grid, tiles_total=0, wanted=(), samples=(), on_ground=True, scale=scale, notes=(), seconds=0.0)
+    source = SlideSource(tenant=slide.user_id, path=Path(slide.path), sha256=slide.sha256, mpp=slide.mpp)
     # Lists, as the tiler's: JSON knows no difference, but the dataclass asks for three of each.
     measured = Normalisation(tuple(normalisation.low), tuple(normalisation.high))  # type: ignore[arg-type]
     return results_key(source, MODEL, layout, measured, parameters.staining or Staining.HE, ENGINE)
