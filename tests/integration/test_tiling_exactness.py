@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -261,6 +262,8 @@ def test_a_large_nucleus_on_a_seam_is_that_of_the_untiled_run(
     radius: int, beside: int, model: Model, engine: OnnxRuntimeEngine
 ) -> None:
     size = 768
+    # Thresholds with which the model takes nearly all of so large a nucleus for one, which is more than it has learned.
+    model = replace(model, seed_threshold=0.4, mask_threshold=0.53)
     grid, whole = Grid(size, size, 512, model.halo), Grid.whole(size, size, model.halo)
     seam = grid.across.seam(1)
     assert grid.down.seam(1) == seam
@@ -272,7 +275,7 @@ def test_a_large_nucleus_on_a_seam_is_that_of_the_untiled_run(
         list(segment(ArrayReader(image), model, engine, one, normalisation=normalisation)) for one in (whole, grid)
     )
     cells = collect(untiled)
-    assert max(area for (at_y, at_x), (area, *_) in cells.items() if np.hypot(at_x - x, at_y - y) < radius) > 2500
+    assert max(area for (at_y, at_x), (area, *_) in cells.items() if np.hypot(at_x - x, at_y - y) < radius) > 2000
     # It does not fit the ordinary window.
     assert sum(tile.regrown + tile.cut for _, tile in untiled) > 0
     assert collect(tiled) == cells

@@ -334,6 +334,8 @@ async def test_following_prints_what_is_appended_and_ends_quietly(recorded_url: 
         sys.executable, "-m", "microtome.replay", "tail", "--follow", "--json", *arguments,
         env=environment(MICROTOME_DATABASE_URL=recorded_url), cwd=ROOT,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        # A shell that starts the tests in the background has told its children to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):
