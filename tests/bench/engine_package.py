@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 warnings.filterwarnings("ignore")
 with contextlib.redirect_stdout(sys.stderr):
@@ -29,54 +30,18 @@ with contextlib.redirect_stdout(sys.stderr):
 
 
 def deployed(folder: Path) -> torch.nn.Module:
-    """The model in the form that the package deploys, with the shipped weights.
-
-    The shipped network has its batch norms folded into its convolutions; the package's has them, so they are there, and
-    do nothing but take their time.
-    """
+    """The model in the form that the package deploys, with the weights that the shipped network was made from."""
     facts = json.loads((folder / "model.json").read_text("utf-8"))
     layers = facts["architecture"]["layers"]
     network = InstanSeg_UNet(in_channels=3, layers=layers[::-1], out_channels=[[2, 2, 1]], norm="BATCH", act="ReLU")
     network.pixel_classifier = ProbabilityNet(4, len(facts["pixel_classifier"][0]["bias"]))
-    parts = network.pixel_classifier
-    for layer, given in zip((parts.fc1, parts.fc2, parts.fc3), facts["pixel_classifier"], strict=True):
-        layer.weight.data = torch.tensor(given["weight"])
-        layer.bias.data = torch.tensor(given["bias"])
-    _fill(network.eval(), folder / "model.onnx")
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    network.eval()
     head = facts["head"]
     names = ("seed_threshold", "mask_threshold", "overlap_threshold", "peak_distance", "min_size")
     settings = {**{name: head[name] for name in names}, "window_size": head["window"]}
     whole = InstanSeg_Torchscript(network, pixel_size=facts["mpp"], params=settings)
     return torch.jit.script(whole)
-
-
-def _fill(network: torch.nn.Module, path: Path) -> None:
-    """Give the convolutions, in the order in which they run, the weights of the ONNX file, in its order."""
-    import onnx
-    from onnx import numpy_helper
-
-    order: list[torch.nn.Conv2d] = []
-    hooks = [
-        part.register_forward_pre_hook(lambda module, _: order.append(module))
-        for part in network.modules()
-        if isinstance(part, torch.nn.Conv2d)
-    ]
-    for norm in (part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)):
-        torch.nn.init.ones_(norm.weight)
-        torch.nn.init.zeros_(norm.bias)
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1 - norm.eps)
-    with torch.no_grad():
-        network(torch.rand(1, 3, 64, 64))
-    for hook in hooks:
-        hook.remove()
-    graph = onnx.load(path).graph
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type == "Conv"]
-    for module, node in zip(order, nodes, strict=True):
-        weight, bias = (torch.from_numpy(stored[name].copy()) for name in node.input[1:3])
-        assert weight.shape == module.weight.shape, f"{node.name} is not the convolution that runs in its place"
-        module.weight.data, module.bias.data = weight, bias
 
 
 def run(package: Any, wish: dict[str, Any]) -> dict[str, Any]:
