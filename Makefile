@@ -113,7 +113,7 @@ bench-upload: $(VENV)/.dev ## the gateway's memory while 2 GiB are uploaded
 bench-replay: $(VENV)/.dev ## how fast the log is folded, rebuilt and verified, in how much memory; ARGS="--events 100000"
 	@$(RUN) -m tests.bench.replay $(ARGS)
 
-bench-engine: $(VENV)/.dev $(PARITY)/.installed ## Microtome against the package on the same slides; ARGS="--repeats 3"
+bench-engine: $(VENV)/.dev $(PARITY)/.installed ## Microtome against the package on the same slides; ARGS="--repeats 5"
 	@$(RUN) -m tests.bench.engine $(ARGS)
 
 bench-scale: $(VENV)/.dev ## seconds a megapixel and peak memory on slides of 5,000² to 20,000² pixels; ARGS="--edges 40000"
