@@ -217,7 +217,16 @@ class PlanHandler:
         return TilePlan(
             layout=layout,
             normalisation=normalisation,
-            content_key=results_key(source, model, layout, normalisation, _staining(context), self._settings.engine),
+            content_key=results_key(
+                source,
+                model,
+                layout.grid,
+                layout.scale,
+                layout.on_ground,
+                normalisation,
+                _staining(context),
+                self._settings.engine,
+            ),
             seconds=seconds,
             notes=notes,
         )

@@ -183,18 +183,23 @@ def sample_tiles(
 def results_key(
     source: SlideSource,
     model: Model,
-    layout: Layout,
+    grid: Grid,
+    scale: float,
+    on_ground: bool,
     normalisation: Normalisation,
     staining: messages.Staining,
     engine: EngineWish,
 ) -> str:
-    """Return the content key of the job's tiles. Jobs on regions of one slide share it: their tiles are the same."""
+    """Return the content key of the job's tiles. Jobs on regions of one slide share it: their tiles are the same.
+
+    `grid`, `scale`, `on_ground`: as in the job's `Layout`.
+    """
     parameters = {
-        "scale": (layout.scale, layout.scale),
-        "tile_size": layout.grid.tile_size,
-        "halo": layout.grid.halo,
+        "scale": (scale, scale),
+        "tile_size": grid.tile_size,
+        "halo": grid.halo,
         "normalisation": asdict(normalisation),
-        "ground": [MARGIN, _tissue_key(source)] if layout.on_ground else "whole",
+        "ground": [MARGIN, _tissue_key(source)] if on_ground else "whole",
         # The cells are the same, but not what is measured on them.
         "stain": staining.name.lower(),
         # Whoever forces fp32 must not be given what int8 found before.

@@ -15,7 +15,7 @@ from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.wishes import EngineWish
-from services.tiler.planning import Layout, SlideSource, results_key
+from services.tiler.planning import SlideSource, results_key
 
 MODEL = load_model("embedded")
 # What the services of a campaign run by.
@@ -48,12 +48,12 @@ def _key(slide: SlideRegistered, spec: JobSpec, planned: JobPlanned) -> str:
     assert normalisation is not None
     scale = planned.scale
     grid = Grid(round(slide.width / scale), round(slide.height / scale), parameters.tile_size, parameters.halo)
-    # Nobody draws tissue in a campaign.
-    layout = Layout(grid=grid, tiles_total=0, wanted=(), samples=(), on_ground=True, scale=scale, notes=(), seconds=0.0)
     source = SlideSource(tenant=slide.user_id, path=Path(slide.path), sha256=slide.sha256, mpp=slide.mpp)
     # Lists, as the tiler's: JSON knows no difference, but the dataclass asks for three of each.
     measured = Normalisation(tuple(normalisation.low), tuple(normalisation.high))  # type: ignore[arg-type]
-    return results_key(source, MODEL, layout, measured, parameters.staining or Staining.HE, ENGINE)
+    staining = parameters.staining or Staining.HE
+    # On the ground: nobody draws tissue in a campaign.
+    return results_key(source, MODEL, grid, scale, True, measured, staining, ENGINE)
 
 
 def first_tile(folder: Path, after: float) -> float | None:

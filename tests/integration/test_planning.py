@@ -55,7 +55,8 @@ def planned(
     layout = lay_out(source, key, MODEL, tile_size, False, halo, 4, region, drawn, results)
     histogram, _ = sample_tiles(source, MODEL.mpp, layout.samples)
     normalisation = Normalisation.from_histogram(histogram, MODEL.percentiles)
-    return layout, results_key(source, MODEL, layout, normalisation, Staining.HE, "auto")
+    where = layout.grid, layout.scale, layout.on_ground
+    return layout, results_key(source, MODEL, *where, normalisation, Staining.HE, "auto")
 
 
 def test_a_damaged_tissue_mask_is_found_anew(source: SlideSource, tmp_path: Path) -> None:
