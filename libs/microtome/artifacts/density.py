@@ -29,6 +29,8 @@ _MM2, _MEGAPIXEL = 1e6, 1e6
 _SHOWN = 0.995
 _PICTURE, _BAR_WIDTH, _MARGIN = 1024, 24, 96
 _TICKS = 5
+# Rows of squares repeat the row above.
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -90,7 +92,7 @@ class Density:
         rows, columns = self.values.shape
         factor = max(1, _PICTURE // max(rows, columns))
         canvas = self.with_legend(self.picture(columns * factor, rows * factor))
-        done, data = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 6))
+        done, data = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), _PNG)
         assert done, "OpenCV encodes any uint8 image"
         path.write_bytes(data.tobytes())
 

@@ -12,20 +12,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from microtome.artifacts import pictures as drawing
 from microtome.artifacts.density import CellCounts
 from microtome.artifacts.files import CellFiles
 from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
 from microtome.artifacts.hilbert import hilbert_index
 from microtome.artifacts.outlines import outlines
-from microtome.artifacts.pictures import begin_pictures, write_pictures
-from microtome.artifacts.preview import Preview
+from microtome.artifacts.pictures import Pictures, write_mask
 from microtome.artifacts.summary import Summary
 from microtome.segmentation.cells import TileCells, read_cells, write_cells
 from microtome.segmentation.grid import Grid, Tile
@@ -65,7 +65,8 @@ class Order:
     """What every job's files are made of. `mask`: of the whole slide; `region`: the part that was asked for.
 
     `outline`: what somebody drew as tissue, if anybody did; `mask` is then that drawing.
-    `formats`: of the cells' files.
+    `formats`: of the cells' files; `picture`: the slide at `thumbnail.PREVIEW_PIXELS`, uint8 RGB [h, w, 3], if it is at
+    hand.
     """
 
     slide: SourceSlide
@@ -75,6 +76,7 @@ class Order:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     formats: tuple[str, ...] = EVERY_JOBS
+    picture: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +128,9 @@ def along_curve(tiles: Iterable[Tile]) -> list[Tile]:
 def write_tissue(order: Order, folder: Path) -> Summary:
     """Write the files of a job that only looked for tissue into `folder`. Raises `UnreadableSlide`."""
     began = time.perf_counter()
-    preview = _pictures(order, folder)
-    preview.save(folder / "overlay.jpg")
+    with _pictures(order, folder) as pictures:
+        write_mask(_part(order), order.outline, folder)
+        pictures.overlay()
     summary = _summary(order, "TISSUE_MASK", Counter(), (*order.notes, *order.mask.notes, *_region_notes(order)))
     return _saved(summary, folder, began)
 
@@ -141,8 +144,10 @@ def write_segmentation(
     Raises `UnreadableSlide`, and what `tiles` and `progress` raise; the folder is then worthless.
     """
     began = time.perf_counter()
-    preview = _pictures(order, folder)
-    written = _write_cells(tiles, order, segmentation, folder, preview, progress)
+    with _pictures(order, folder) as pictures:
+        write_mask(_part(order), order.outline, folder)
+        written = _write_cells(tiles, order, segmentation, folder, pictures, progress)
+        pictures.overlay()
     cells, seconds = written.cells, written.seconds
     summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, written))
     area, grid = summary.tissue_mm2, segmentation.grid
@@ -196,12 +201,13 @@ def _part(order: Order) -> TissueMask:
     return order.mask if order.region is None else order.region.clip(order.mask)
 
 
-def _pictures(order: Order, folder: Path) -> Preview:
-    return begin_pictures(order.slide.path, order.slide.width, _part(order), order.outline, folder)
+def _pictures(order: Order, folder: Path) -> Pictures:
+    return Pictures(order.slide.path, order.slide.width, _part(order), folder, order.picture)
 
 
 def warm_up() -> None:
     """Compile what writes cells, so that the first job does not wait for it."""
+    drawing.warm_up()
     grid = Grid(64, 64, 64, 0)
     seed = np.array([32], np.int32)
     ring = np.array([[64, 60], [70, 66], [64, 72], [58, 66]], np.int32)
@@ -221,7 +227,7 @@ def _write_cells(
     order: Order,
     segmentation: Segmentation,
     folder: Path,
-    preview: Preview,
+    pictures: Pictures,
     progress: Progress,
 ) -> _Written:
     slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
@@ -234,10 +240,7 @@ def _write_cells(
     def go_on() -> None:
         progress(tiles, cells)
 
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="pictures") as drawing,
-        CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats) as files,
-    ):
+    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats) as files:
         for result in results:
             # Seams are those of the tiles: a region's edge is none.
             seams.add(result)
@@ -245,7 +248,7 @@ def _write_cells(
             tile = tile if order.outline is None else order.outline.choose(tile, scale)
             on_slide = outlines(tile, scale, key, slide.mpp)
             files.append(on_slide)
-            preview.cells(on_slide)
+            pictures.cells(on_slide)
             counts.append(on_slide)
             cells, tiles = cells + len(tile), tiles + 1
             # What was drawn holds all cells that are left, also where it is finer than its mask.
@@ -259,8 +262,7 @@ def _write_cells(
                 cached += 1
             progress(tiles, cells)
         # Beside the last tile's cells on their way into the files, and the files as they close.
-        drawn = drawing.submit(write_pictures, slide.path, preview, counts.density(), folder)
-    drawn.result()
+        pictures.finish(counts.density())
     return _Written(cells, outside, regrown, cut, network_px, seconds, cached, engines, seams.result())
 
 

@@ -23,6 +23,8 @@ from microtome.slides.opening import cached_slide, readable_path
 Pixels = npt.NDArray[np.uint8]
 
 MAX_THUMBNAIL = 8192
+# What the pictures of a job are drawn on.
+PREVIEW_PIXELS = 2048
 # A block that is read at once, and how many at the same time.
 _ROWS, _COLUMNS, _READERS = 256, 512, 2
 

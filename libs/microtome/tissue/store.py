@@ -126,5 +126,5 @@ def _outline_path(slide: Path, sha256: str) -> Path:
 def encode_png(mask: TissueMask) -> bytes:
     """The mask as a 1-bit PNG: white is tissue."""
     out = BytesIO()
-    Image.fromarray(mask.bits.astype(np.uint8) * 255).convert("1").save(out, "PNG", optimize=True)
+    Image.fromarray(mask.bits).save(out, "PNG")
     return out.getvalue()
