@@ -212,7 +212,8 @@ class Pipeline:
 
     async def _run_network(self, batch: list[LoadedTile]) -> Sequence[NDArray[np.float32]]:
         """Logits float32 [5, h, w] of each."""
-        pixels = np.stack([tile.pixels for tile in batch])
+        # Of one tile not a copy.
+        pixels = batch[0].pixels[None] if len(batch) == 1 else np.stack([tile.pixels for tile in batch])
         low = np.stack([tile.assignment.low for tile in batch])
         scale = np.stack([tile.assignment.scale for tile in batch])
         context = trace_context(batch[0].assignment.delivery.headers)

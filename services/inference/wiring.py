@@ -13,6 +13,7 @@ from microtome.bus.queue import Delivery
 from microtome.contracts.codec import from_bytes
 from microtome.contracts.messages import InferWork
 from microtome.errors import MicrotomeError
+from microtome.heap import keep_freed_memory
 from microtome.process import connected
 from microtome.segmentation.engine import Engine
 from microtome.segmentation.engines import open_engine
@@ -35,6 +36,7 @@ def _first_call(engine: Engine) -> None:
 
 async def serve(stop: asyncio.Event) -> None:
     """Work on the queue of the configured model until `stop` is set."""
+    keep_freed_memory()
     settings = InferenceSettings.from_environment()
     model = load_model(settings.instanseg_model)
     model.require_halo(settings.tile_overlap)

@@ -58,6 +58,7 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
         region=order.region,
         outline=order.outline,
         formats=order.formats,
+        picture=order.results.picture(work.tissue_key),
         stage_seconds={stage.stage: stage.seconds for stage in work.stage_seconds},
         notes=work.notes,
     )

@@ -32,7 +32,7 @@ from microtome.crashpoint import CrashPoint, crash_point
 from microtome.domain.workflow import ReportPlanned
 from microtome.errors import UnknownModel, UnknownMpp, UnsuitableSlide, WorkerLost
 from microtome.leases.lease import Progress
-from microtome.process import Process
+from microtome.process import Process, end
 from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
@@ -78,6 +78,8 @@ class PlanHandler:
         self._results = ResultStore(self._results_root)
         self._bounded = BoundedResults(self._results_root)
         self._pixels = LocalPixelStore(settings.tile_store_dir)
+        # As inference, which serves the one that it has loaded.
+        self._loaded = load_model(settings.instanseg_model)
 
     async def __call__(self, delivery: Delivery) -> None:
         """Work on one started job."""
@@ -136,7 +138,7 @@ class PlanHandler:
 
     async def _segment(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, work: MergeWork) -> MergeWork:
         context = attempt.context
-        model = await self._model(context, source)
+        model = self._model(context, source)
         plan = await self._tile_plan(attempt, source, tissue, model)
         layout = plan.layout
         planned = JobPlanned(
@@ -149,13 +151,16 @@ class PlanHandler:
             model=model.name,
             model_digest=model.digest,
         )
-        await self._process.workflows.execute(context.workflow_id, ReportPlanned(planned))
-        crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
         attempt.note("planned", tiles_total=layout.tiles_total, tiles_without_tissue=layout.tiles_skipped)
-        ground = None
-        if layout.on_ground:
-            ground = Ground(await asyncio.to_thread(self._results.mask, tissue.tissue_key), layout.scale)
-        decode_s, notes = await self._infer(attempt, source, plan, model, ground)
+        # The first tiles are decoded meanwhile; none is sent before it is a fact.
+        appended = asyncio.create_task(self._append(context.workflow_id, planned))
+        try:
+            ground = None
+            if layout.on_ground:
+                ground = Ground(await asyncio.to_thread(self._results.mask, tissue.tissue_key), layout.scale)
+            decode_s, notes = await self._infer(attempt, source, plan, model, ground, appended)
+        finally:
+            await end(appended)
         return replace(
             work,
             content_key=plan.content_key,
@@ -173,7 +178,11 @@ class PlanHandler:
             notes=(*context.slide.notes, *layout.notes, *plan.notes, *notes),
         )
 
-    async def _model(self, context: JobContext, source: SlideSource) -> Model:
+    async def _append(self, workflow_id: str, planned: JobPlanned) -> None:
+        await self._process.workflows.execute(workflow_id, ReportPlanned(planned))
+        crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
+
+    def _model(self, context: JobContext, source: SlideSource) -> Model:
         """The model for this job; raises for slides and wishes that it does not fit."""
         parameters = context.spec.parameters
         if context.slide.stain == Stain.FLUORESCENCE:
@@ -183,7 +192,7 @@ class PlanHandler:
         model_name = self._settings.instanseg_model
         if parameters is not None and parameters.model not in (None, model_name):
             raise UnknownModel(f"This server runs the model '{model_name}'; choose it, or leave `model` out.")
-        return await asyncio.to_thread(load_model, model_name)
+        return self._loaded
 
     async def _tile_plan(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, model: Model) -> TilePlan:
         context = attempt.context
@@ -232,11 +241,17 @@ class PlanHandler:
         )
 
     async def _infer(
-        self, attempt: Attempt, source: SlideSource, plan: TilePlan, model: Model, ground: Ground | None
+        self,
+        attempt: Attempt,
+        source: SlideSource,
+        plan: TilePlan,
+        model: Model,
+        ground: Ground | None,
+        appended: asyncio.Task[None],
     ) -> tuple[float, Sequence[str]]:
         """Bring every wanted tile through inference; return seconds of decoding, and what engines say of themselves.
 
-        `ground`: where cells are looked for; None: everywhere.
+        `ground`: where cells are looked for; None: everywhere. `appended`: the plan is in the log.
         """
         context, bus, layout = attempt.context, self._process.bus, plan.layout
         wish = (context.spec.parameters and context.spec.parameters.batch_size) or 0
@@ -266,6 +281,7 @@ class PlanHandler:
                 self._settings.tile_store_dir,
             )
             decode_s += seconds
+            await asyncio.shield(appended)
             refs = zip(addresses, keys, strict=True)
             return InferWork(
                 job_id=attempt.job_id,
@@ -321,6 +337,7 @@ class PlanHandler:
                     lambda: asyncio.to_thread(self._results.known, plan.content_key),
                     lambda addresses: asyncio.to_thread(finished, addresses),
                 )
+            await asyncio.shield(appended)
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)

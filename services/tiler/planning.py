@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from microtome.contracts import messages
-from microtome.errors import InvalidRequest
+from microtome.errors import InvalidRequest, MicrotomeError
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
@@ -23,6 +25,7 @@ from microtome.segmentation.sampling import sample_histogram, sampling_grid, spr
 from microtome.segmentation.wishes import EngineWish
 from microtome.slides import resample
 from microtome.slides.reader import open_cached
+from microtome.slides.thumbnail import PREVIEW_PIXELS, thumbnail
 from microtome.tilestore import LocalPixelStore, ResultGone, ResultStore, pixel_key
 from microtome.tissue.fitting import fitting_grid
 from microtome.tissue.ground import MARGIN, Ground
@@ -30,6 +33,8 @@ from microtome.tissue.mask import ALGORITHM, find_tissue
 from microtome.tissue.region import Region
 from microtome.tissue.store import outline_of, save_mask
 from microtome.tissue.tiles import blocks_with_tissue, tiles_of, tiles_with_tissue
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +106,10 @@ def warm_up() -> None:
 
 
 def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
-    """Find the tissue of a slide, or find that it was found before."""
+    """Find the tissue of a slide, or find that it was found before.
+
+    When it is found, what the slide looks like is kept for the merger, too, which need not decode the slide again.
+    """
     began = time.perf_counter()
     key = _tissue_key(source)
     store = ResultStore(results)
@@ -109,7 +117,16 @@ def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
         store.mask(key)
     except ResultGone:
         save_mask(find_tissue(source.path, source.mpp), store.tissue(key))
+        # Beside what is planned next. If it comes to nothing, the merger looks at the slide itself.
+        threading.Thread(target=_keep_picture, args=(source.path, store, key), name="picture", daemon=True).start()
     return TissuePlan(tissue_key=key, seconds=time.perf_counter() - began)
+
+
+def _keep_picture(slide: Path, store: ResultStore, key: str) -> None:
+    try:
+        store.keep_picture(key, thumbnail(slide, PREVIEW_PIXELS))
+    except (MicrotomeError, OSError) as error:
+        log.info("what a slide looks like could not be kept: %s", error)
 
 
 def lay_out(

@@ -7,7 +7,7 @@ Refuses: to know which jobs are over; it is told.
 
 In a folder beside the results lies, for each job, a file with one line for each thing that it holds, a folder for what
 is being evicted, and a lock that makes holding and evicting exclude each other, across processes. A thing is a content
-key's folder or a tissue mask.
+key's folder, a tissue mask or a slide's picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_THING = re.compile(r"(?!tissue$)[0-9a-zA-Z_-]+|tissue/[0-9a-zA-Z_-]+\.npz")
+_THING = re.compile(r"(?!tissue$)[0-9a-zA-Z_-]+|tissue/[0-9a-zA-Z_-]+\.np[yz]")
+_NAMED = re.compile(r"[0-9a-zA-Z_-]+\.np[yz]")
 # Jobs, each with when it last took hold of something.
 Holders = Mapping[str, int]
 _TISSUE = "tissue"
@@ -80,7 +81,7 @@ class BoundedResults:
         """Return everything that there is, from the one that was used longest ago."""
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / _TISSUE) as masks:
-            found += [_file(f"{_TISSUE}/{mask.name}", mask) for mask in masks if mask.name.endswith(".npz")]
+            found += [_file(f"{_TISSUE}/{mask.name}", mask) for mask in masks if _NAMED.fullmatch(mask.name)]
         with os.scandir(self._root) as folders:
             for folder in folders:
                 if folder.is_dir() and folder.name != _TISSUE and _NAME.fullmatch(folder.name):

@@ -75,10 +75,14 @@ class LocalPixelStore:
             raise
 
     def get(self, key: str) -> Pixels:
-        """Return the array stored under `key`, uint8 [h, w, 3]; `PixelsGone` if there is none."""
+        """Return the array stored under `key`, uint8 [h, w, 3]; `PixelsGone` if there is none.
+
+        What is written into it nobody else sees; it lasts when its key is discarded.
+        """
         path = self._path(key)
         try:
-            pixels: Pixels = np.load(path, allow_pickle=False)
+            # Not a copy: fresh memory for as many pixels costs more than to look at them.
+            pixels: Pixels = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
         except FileNotFoundError:
             raise PixelsGone(f"The pixels of tile {key} are no longer in the tile store.") from None
         except (ValueError, EOFError) as error:  # a host that crashed, as nothing here is synced

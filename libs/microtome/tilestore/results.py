@@ -10,9 +10,14 @@ again; so is a tissue mask. Refuses: to know what is inside.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from microtome.errors import InvalidRequest, MicrotomeError, NotFound, UnreadableSlide
 from microtome.segmentation.cells import TileCells, read_cells
@@ -80,6 +85,32 @@ class ResultStore:
         except UnreadableSlide as error:
             path.unlink(missing_ok=True)
             raise ResultGone(f"The tissue mask was damaged: {error.detail}") from error
+
+    def keep_picture(self, key: str, picture: NDArray[np.uint8]) -> None:
+        """Keep what a slide looks like, uint8 RGB [h, w, 3], beside the tissue mask of this key. Raises `OSError`.
+
+        It is not synced: what a power cut leaves of it is too short, and counts as none.
+        """
+        path = self._picture(key)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with draft.open("xb") as file:
+                np.save(file, picture, allow_pickle=False)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+    def picture(self, key: str) -> NDArray[np.uint8] | None:
+        """Return what was kept, uint8 RGB [h, w, 3]; None if there is none: the slide has it."""
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            kept: NDArray[np.uint8] = np.load(self._picture(key), allow_pickle=False)
+            if kept.dtype == np.uint8 and kept.ndim == 3 and kept.shape[2] == 3:
+                return kept
+        return None
+
+    def _picture(self, key: str) -> Path:
+        return self.tissue(key).with_suffix(".npy")
 
     def tissue(self, key: str) -> Path:
         """Return where the tissue mask of this key lies or will lie; the folder exists afterwards."""
