@@ -314,10 +314,17 @@ def refusals(slide: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
     text = tmp_path / "text.svs"
     text.write_text("no slide")
     new = tmp_path / "new"
+    empty = tmp_path / "empty.svs"
+    empty.touch()
     yield [slide, "--out", full], "something in it"
+    yield [slide, "--out", text], "no folder"
+    yield [empty, "--out", text / "below"], "text.svs"
+    yield [empty, "--out", new], "is empty"
+    yield [full, "--out", new], "is a folder"
     yield [text, "--out", new], "text.svs"
     yield [tmp_path / "missing.svs", "--out", new], "no file"
     yield [slide, "--out", new, "--engine", "steam"], "steam"
+    assert not new.exists()
     yield [slide, "--out", new, "--engine", FP32, "--model", "nobodys"], "nobodys"
     yield [slide, "--out", new, "--engine", FP32, "--region", "9000,9000,10,10"], "outside"
     point = tmp_path / "point.geojson"
@@ -331,11 +338,14 @@ def refusals(slide: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
 def test_what_cannot_be_done_is_said_in_a_sentence(
     slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    new = tmp_path / "new"
     for arguments, reason in refusals(slide, tmp_path):
         assert typed(*arguments) == 1
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith("error: ")
         assert reason in said
+        # Of an image that cannot be read nothing is kept; of a wish that cannot be granted what the next run can use.
+        assert not new.exists() or [path.name for path in new.iterdir()] == [".tiles"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 

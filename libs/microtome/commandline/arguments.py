@@ -15,7 +15,7 @@ from pathlib import Path
 
 from microtome.client import FINISHED
 from microtome.commandline import comparing, exporting, modelling, segmenting
-from microtome.commandline.declaring import Commands, declare, positive, region
+from microtome.commandline.declaring import Commands, declare, pixel_size, region
 
 # Commands that need no server: each has `add(commands)`, which sets `run_here`, and imports what it needs to run later.
 LOCAL = (segmenting, comparing, exporting, modelling)
@@ -96,8 +96,8 @@ def _submit(commands: Commands) -> None:
     )
     submit.add_argument("--name", help="the workflow's name (default: the first slide's)")
     size = submit.add_mutually_exclusive_group()
-    size.add_argument("--mpp", type=positive, help="µm per pixel, if you know it")
-    size.add_argument("--assume-mpp", type=positive, help="µm per pixel, if you assume it and the file does not say")
+    size.add_argument("--mpp", type=pixel_size, help="µm per pixel, if you know it")
+    size.add_argument("--assume-mpp", type=pixel_size, help="µm per pixel, if you assume it and the file does not say")
     submit.add_argument("--model", help="name of the model")
     submit.add_argument("--tile-size", type=int, help="edge of a tile with its halo, model pixels")
     submit.add_argument("--halo", type=int, help="context on each side of a tile, model pixels")

@@ -15,6 +15,9 @@ from typing import Any, TypeAlias
 
 from microtome.errors import InvalidRequest
 
+# In µm. Beyond it a number is no µm per pixel, but a power of ten or the inverse.
+SMALLEST_PIXEL, LARGEST_PIXEL = 0.05, 10.0
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
 
 
@@ -29,11 +32,13 @@ def declare(commands: Commands, name: str, what: str, examples: str = "") -> arg
     )
 
 
-def positive(text: str) -> float:
-    """Read the size of a pixel in µm."""
+def pixel_size(text: str) -> float:
+    """Read the size of a pixel in µm, within the bounds that a server has."""
     value = float(text)
-    if not 0 < value < 1000:
-        raise argparse.ArgumentTypeError(f"{text} is no size of a pixel in µm, such as 0.25")
+    if not SMALLEST_PIXEL <= value <= LARGEST_PIXEL:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no size of a slide's pixel: {SMALLEST_PIXEL} to {LARGEST_PIXEL} µm, such as 0.25"
+        )
     return value
 
 

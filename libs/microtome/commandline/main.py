@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -48,7 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = " Is it running (`make up`), and is --url right?" if isinstance(error, Unavailable) else ""
         print(f"error: {error.detail.removesuffix('.')}.{hint}", file=sys.stderr)
         return 1
+    except OSError as error:
+        # A disk, a folder or a file that does not let us: nothing that a traceback would explain.
+        print(f"error: {_why(error)}", file=sys.stderr)
+        return 1
     return status
+
+
+def _why(error: OSError) -> str:
+    """What the system refused, and what to do about it."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    what = f"{where}{(error.strerror or str(error)).removesuffix('.')}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what} Make room, then type the same command again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{what} Choose a place that you may write to and files that you may read."
+    return what
 
 
 async def _run(options: argparse.Namespace) -> int:

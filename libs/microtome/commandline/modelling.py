@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from microtome.commandline.declaring import Commands, declare, positive, sha256
+from microtome.commandline.declaring import Commands, declare, pixel_size, sha256
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     bring.add_argument("source", metavar="SOURCE", help="an official name, a zip, a TorchScript file, a checkpoint")
     bring.add_argument("--name", help="under which to install it (default: the model's own)")
     bring.add_argument("--objects", choices=("nuclei", "cells"), help="which, of a model that finds both")
-    bring.add_argument("--mpp", type=positive, help="µm per pixel, if the file does not say or you know better")
+    bring.add_argument("--mpp", type=pixel_size, help="µm per pixel, if the file does not say or you know better")
     bring.add_argument("--licence", help="of the model, if the file does not say")
     bring.add_argument("--sha256", metavar="HEX", type=sha256, help="of the file; another one is refused unread")
     bring.add_argument("--replace", action="store_true", help="replace a model of the same name")

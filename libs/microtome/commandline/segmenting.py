@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microtome.artifacts.formats import CELL_FORMATS, DEFAULT_FORMATS, formats_named
-from microtome.commandline.declaring import Commands, declare, positive, region
+from microtome.commandline.declaring import Commands, declare, pixel_size, region
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     segment = declare(commands, "segment", "find the cells of an image on this machine, without a server", _EXAMPLES)
     segment.add_argument("image", type=Path, metavar="IMAGE", help="a slide, or a TIFF, PNG or JPEG picture")
     segment.add_argument("--out", type=Path, required=True, metavar="DIR", help="an empty folder, or one to be made")
-    segment.add_argument("--mpp", type=positive, help="µm per pixel, if the file does not say or you know better")
+    segment.add_argument("--mpp", type=pixel_size, help="µm per pixel, if the file does not say or you know better")
     segment.add_argument(
         "--model", help="a model (`microtome model list`), or its folder (default: brightfield_nuclei if imported)"
     )
@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from microtome.commandline.declaring import read_geojson
     from microtome.commandline.display import progress_bars
     from microtome.errors import InvalidRequest
+    from microtome.heap import keep_freed_memory
     from microtome.segmentation.engines import open_engine
     from microtome.segmentation.model import preferred_model
     from microtome.segmentation.stains import stain_named
@@ -75,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.threads < 0:
         raise InvalidRequest(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
+    keep_freed_memory()
     out = Console(highlight=False)
     wishes = Wishes(
         image=options.image,
@@ -113,12 +115,21 @@ def _say(console: Console, summary: Summary, out: Path) -> None:
     density = "–" if summary.cells_per_mm2 is None else f"{summary.cells_per_mm2:,.0f} per mm²"
     area = "–" if summary.tissue_mm2 is None else f"{summary.tissue_mm2:.3f} mm²"
     table.add_row("Cells", f"[bold green]{summary.cells:,}[/bold green] ({density})")
-    table.add_row("Tissue", f"{area}, {summary.tissue_fraction:.0%} of {summary.width:,} x {summary.height:,} px")
+    looked_at = summary.region or {"width": summary.width, "height": summary.height}
+    table.add_row(
+        "Tissue", f"{area}, {summary.tissue_fraction:.0%} of {looked_at['width']:,} x {looked_at['height']:,} px"
+    )
     table.add_row(
         "Tiles",
         f"{summary.tiles_total:,} in the grid, {summary.tiles_skipped:,} without tissue, "
         f"{summary.tiles_cached:,} known from an earlier run",
     )
+    if (seams := summary.seams) is not None and seams["density_ratio"] is not None:
+        table.add_row(
+            "Seams",
+            f"density {seams['density_ratio']:.2f} ± {seams['density_error']:.2f} of what is beside them, "
+            f"{seams['cut_cells']:,} cut ({seams['cut_expected']:.0f} by chance), {seams['duplicates']:,} found twice",
+        )
     table.add_row("By", f"{summary.model} on {summary.engine or 'no engine'}")
     table.add_row("Time", ", ".join(f"{stage} {s:.2f} s" for stage, s in summary.stage_seconds.items()))
     for note in summary.notes:

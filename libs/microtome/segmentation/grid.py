@@ -128,7 +128,10 @@ class Grid:
                 raise ConfigurationError(f"{name} is {value}; it must be a multiple of {STRIDE}.")
         core = self.tile_size - 2 * self.halo
         if core < STRIDE:
-            raise ConfigurationError(f"A tile of {self.tile_size} pixels has no core with a halo of {self.halo}.")
+            raise ConfigurationError(
+                f"A tile of {self.tile_size} pixels has no core with a halo of {self.halo}; "
+                f"the smallest that has one is {2 * self.halo + STRIDE}."
+            )
         axes = [Axis.of(length, self.tile_size, self.halo, self.offset) for length in (self.width, self.height)]
         if any(axis.count > 1 and self.offset >= axis.step for axis in axes):
             raise ConfigurationError(f"offset is {self.offset}; it must be less than the core of an inner tile.")

@@ -60,6 +60,8 @@ def open_flat(path: Path) -> FlatPicture:
             raise UnreadableSlide(f"{path.name} is a TIFF that cannot be read: {error}.") from error
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         return _open_whole(path)
+    if not path.stat().st_size:
+        raise UnreadableSlide(f"{path.name} is empty; copy or upload it again.")
     raise UnreadableSlide(f"{path.name} is neither a slide that OpenSlide reads nor a TIFF, PNG or JPEG picture.")
 
 

@@ -96,13 +96,22 @@ def _scale(mpp: float, target_mpp: float) -> tuple[float, tuple[str, ...]]:
     """Level-0 pixels per model pixel; whole when within 2 %, as scanners of one class differ by that much."""
     scale = target_mpp / mpp
     whole = max(1, round(scale))
-    if scale == whole or abs(scale / whole - 1) > SNAP:
+    if scale == whole:
         return scale, ()
+    if abs(scale / whole - 1) > SNAP:
+        return scale, (_enlarged(mpp, target_mpp),) if scale < 1 else ()
     note = (
         f"The slide has {mpp:.4g} µm per pixel; it is read {whole}:1, at {mpp * whole:.4g} µm per pixel "
         f"instead of {target_mpp:.4g}."
     )
     return float(whole), (note,)
+
+
+def _enlarged(mpp: float, target_mpp: float) -> str:
+    return (
+        f"The slide has {mpp:.4g} µm per pixel, coarser than the {target_mpp:.4g} of the model: it is enlarged, and "
+        "cells that only finer pixels show are missed."
+    )
 
 
 def _best_level(size: tuple[int, int], levels: tuple[tuple[int, int], ...], scale: float) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from microtome.artifacts.formats import EVERY_JOBS
 from microtome.artifacts.making import Order, Segmentation, SourceSlide, along_curve, write_segmentation
 from microtome.artifacts.summary import Summary
-from microtome.errors import Conflict
+from microtome.errors import Conflict, TooLarge, UnreadableSlide, UnsuitableSlide
 from microtome.segmentation.cells import TileCells, write_cells
 from microtome.segmentation.engine import Engine, usable_cores
 from microtome.segmentation.flow import Measured
@@ -107,7 +107,7 @@ def segment_image(wishes: Wishes, open_engine: OpenEngine, progress: Progress) -
     work = out / WORK
     model = load_model(wishes.model)
     began = time.perf_counter()
-    source = open_source(wishes.image, wishes.mpp, work / "image")
+    source = _opened(wishes, work)
     opened = time.perf_counter() - began
     engine = open_engine(model)
     work.mkdir(parents=True, exist_ok=True)
@@ -126,9 +126,22 @@ def _refuse_others(out: Path) -> None:
     """Raise `Conflict` unless a run may begin in this folder or go on in it, also one killed while it published."""
     if not out.exists():
         return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {LAST}
+    if not out.is_dir():
+        raise Conflict(f"{out} is no folder; choose one that is empty or does not exist.")
+    names = {path.name for path in out.iterdir()}
     if LAST in names or (names and WORK not in names):
         raise Conflict(f"{out} has something in it already; choose a folder that is empty or does not exist.")
+
+
+def _opened(wishes: Wishes, work: Path) -> Source:
+    """Open the image; of one that is refused nothing stays but a copy that only lacks the size of its pixels."""
+    fresh = [folder for folder in (wishes.out, work) if not folder.exists()]
+    try:
+        return open_source(wishes.image, wishes.mpp, work / "image")
+    except (UnreadableSlide, UnsuitableSlide, TooLarge):
+        if work in fresh:
+            shutil.rmtree(fresh[0], ignore_errors=True)
+        raise
 
 
 def _plan(wishes: Wishes, source: Source, model: Model, engine: str, store: ResultStore, opened: float) -> _Plan:

@@ -34,6 +34,8 @@ class Source:
 
 def open_source(image: Path, mpp: float | None, folder: Path) -> Source:
     """Open `image`; `mpp` goes before what the file says. `folder` is where a converted copy may lie."""
+    if image.is_dir():
+        raise UnreadableSlide(f"{image} is a folder; name a file in it (of a DICOM series any one of its files).")
     if not image.is_file():
         raise UnreadableSlide(f"There is no file {image}.")
     path = image

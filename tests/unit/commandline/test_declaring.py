@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from microtome.commandline.declaring import read_geojson
+from microtome.commandline.declaring import pixel_size, read_geojson
 from microtome.errors import InvalidRequest
 from microtome.tissue.outline import read_outline
 
@@ -41,3 +42,11 @@ def test_what_is_no_geojson_is_refused(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InvalidRequest):
         read_geojson(path)
+
+
+def test_a_size_that_no_pixel_of_a_slide_has_is_refused() -> None:
+    assert [pixel_size(text) for text in ("0.05", "0.25", "10")] == [0.05, 0.25, 10.0]
+    # The last two are how many pixels a millimetre has, and a size in metres.
+    for text in ("0", "-1", "nan", "inf", "4000", "2.5e-7"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"0\.05 to 10"):
+            pixel_size(text)

@@ -105,6 +105,10 @@ def test_close_pixel_sizes_snap_and_say_so(slide: Path) -> None:
     far = SlideReader(slide, 0.48)
     assert far.scale[0] == pytest.approx(0.5 / 0.48)
     assert far.notes == ()
+    assert SlideReader(slide, 0.3).notes == (), "between the pixels of two scanners, and finer than the model's"
+    coarse = SlideReader(slide, 1.0)
+    assert coarse.scale == (0.5, 0.5)
+    assert "enlarged" in coarse.notes[0]
     double = SlideReader(slide, 0.2527)
     assert double.scale == (2.0, 2.0)
     assert len(double.notes) == 1
