@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from microtome.heap import keep_freed_memory
 from microtome.segmentation.engines import open_engine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--tile-size", type=int, required=True)
     parser.add_argument("--halo", type=int, required=True)
     options = parser.parse_args()
+    keep_freed_memory()
     model = load_model(options.model)
     engine = open_engine(model)
     warm_up(model)

@@ -25,6 +25,7 @@ import numpy as np
 from microtome.artifacts.geojson import CellsGeoJson
 from microtome.artifacts.making import along_curve, idle_fraction
 from microtome.artifacts.outlines import outlines
+from microtome.heap import keep_freed_memory
 from microtome.segmentation.cells import TileCells
 from microtome.segmentation.engine import Engine
 from microtome.segmentation.engines import open_engine
@@ -158,6 +159,7 @@ def main() -> None:
     name, wish, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    keep_freed_memory()
     model = load_model(name)
     engine = open_engine(model, wish, threads)
     ready(model, engine, threads)

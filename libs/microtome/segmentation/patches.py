@@ -133,7 +133,8 @@ def _patched(
     engine: Engine, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], view: View
 ) -> NDArray[np.float32]:
     height, width = pixels.shape[:2]
-    logits = np.zeros((5, height, width), np.float32)
+    logits = np.empty((5, height, width), np.float32)
+    # Where no seed can be, nobody reads the other channels.
     logits[4] = NOWHERE
     for patch in view.patches:
         wanted = Rect(patch.taken.x - patch.seen.x, patch.taken.y - patch.seen.y, patch.taken.width, patch.taken.height)
