@@ -220,4 +220,10 @@ async def _artifact(gateway: Gateway, record: Job, name: str, request: Request) 
     if known(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     path = gateway.artifacts.path(record.job_id, record.attempt, name)
-    return FileResponse(path, media_type=described["media_type"], headers=headers)
+    return _File(path, media_type=described["media_type"], headers=headers)
+
+
+class _File(FileResponse):
+    """Read in pieces for each of which a thread is asked: not too small ones."""
+
+    chunk_size = 1 << 18

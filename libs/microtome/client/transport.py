@@ -9,6 +9,8 @@ Refuses: to send again what may already have changed something; only a refusal, 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import httpcore
 import httpx
 
 from microtome.client.problem import Problem, raise_for_problem
@@ -23,6 +26,11 @@ from microtome.errors import Unavailable
 
 CHUNK_BYTES = 1024 * 1024
 PAGE = 100
+# What is read from a connection at once; by default a quarter of what the event loop reads from it anyway.
+httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 1 << 18
+# For each of its locks httpcore looks through all of sys.path for this module, until it finds it; None: there is none.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 # Refusals that end by themselves.
 _COME_AGAIN = frozenset({429, 503})
 
@@ -97,8 +105,8 @@ class Transport:
                     await response.aread()
                 raise_for_problem(response)
                 with partial.open("wb") as file:
-                    async for chunk in response.aiter_bytes(CHUNK_BYTES):
-                        await asyncio.to_thread(file.write, chunk)
+                    async for pieces in _together(response.aiter_bytes()):
+                        await asyncio.to_thread(file.writelines, pieces)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         else:
@@ -106,6 +114,19 @@ class Transport:
         finally:
             partial.unlink(missing_ok=True)
         return target
+
+
+async def _together(pieces: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Yield what comes in small pieces about a mebibyte at a time, without copying it."""
+    held: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= CHUNK_BYTES:
+            yield held
+            held, size = [], 0
+    yield held
 
 
 async def read_file(path: Path, start: int = 0) -> AsyncIterator[bytes]:
