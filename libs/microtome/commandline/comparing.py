@@ -40,10 +40,6 @@ def add(commands: Commands) -> None:
     )
     compare.add_argument("--no-picture", action="store_true", help="draw nothing")
     compare.add_argument("--slide", type=Path, help="draw the enlarged part on this slide's pixels")
-    # Also before the command, as for all others.
-    compare.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object, for programs"
-    )
     compare.set_defaults(run_here=run)
 
 

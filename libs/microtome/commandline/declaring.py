@@ -23,13 +23,18 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # n
 
 def declare(commands: Commands, name: str, what: str, examples: str = "") -> argparse.ArgumentParser:
     """Add a command: `what` it does, in a sentence without a capital and a full stop, and examples that work."""
-    return commands.add_parser(
+    command = commands.add_parser(
         name,
         help=what,
         description=what[0].upper() + what[1:] + ".",
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # These stand before the command; behind it they are what people type, too.
+    for option in ("--url", "--user"):
+        command.add_argument(option, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs")
+    return command
 
 
 def pixel_size(text: str) -> float:

@@ -72,6 +72,7 @@ def _import(out: Console, options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from microtome.models.importing import Wishes, import_model
+    from microtome.settings import EngineDefaults
 
     aside = Console(stderr=True, highlight=False)
     wishes = Wishes(options.name, options.objects, options.mpp, options.licence, options.replace, options.sha256)
@@ -87,7 +88,9 @@ def _import(out: Console, options: argparse.Namespace) -> int:
         aside.print("note: the file says no licence; ask before you use it (--licence records it)", markup=False)
     out.print(f"Installed as '{model.name}' in {imported.folder}", markup=False, soft_wrap=True)
     out.print(f"  microtome segment slide.svs --out results --model {model.name}", markup=False, soft_wrap=True)
-    out.print(f"  INSTANSEG_MODEL={model.name} make up", markup=False, soft_wrap=True)
+    usual: int = EngineDefaults.model_fields["tile_overlap"].default
+    room = f" TILE_OVERLAP={model.halo}" if model.halo_min > usual else ""
+    out.print(f"  INSTANSEG_MODEL={model.name}{room} make up", markup=False, soft_wrap=True)
     return 0
 
 

@@ -35,7 +35,10 @@ def read_checkpoint(path: Path, log: Path, name: str) -> tuple[dict[str, NDArray
             "read, which Microtome does not do."
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ModelRefused(f"'{path.name}' is no checkpoint that can be read: {type(error).__name__}.") from error
+        raise ModelRefused(
+            f"'{path.name}' is no zip, no TorchScript file and no checkpoint that can be read: it is something "
+            "else, or damaged; fetch it again."
+        ) from error
     state = content.get("model_state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(hasattr(value, "detach") for value in state.values()):
         raise ModelRefused(f"'{path.name}' holds no state dict.")

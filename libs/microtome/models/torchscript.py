@@ -8,7 +8,9 @@ files from people you trust should be imported (docs/models.md). Needs `torch`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,7 @@ class TorchScriptNetwork:
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `OwnNetwork.logits`."""
         torch = torch_module()
-        # Not optimised: that takes longer than it saves here, and would change the last bits from the third call on.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
+        with _running(torch):
             found: NDArray[np.float32] = self._script.fcn(torch.from_numpy(images)).float().numpy()
         return found
 
@@ -48,10 +49,19 @@ class TorchScriptNetwork:
         """See `OwnNetwork.labels`."""
         torch = torch_module()
         wanted = torch.tensor([int(number == object_class) for number in range(len(_CLASSES))])
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
+        with _running(torch):
             # The head clamps its input in place.
             found = self._script(torch.from_numpy(image.copy())[None], target_segmentation=wanted)
         return np.asarray(found[0, 0].numpy(), np.int32)
+
+
+@contextlib.contextmanager
+def _running(torch: Any) -> Iterator[None]:  # noqa: ANN401 - torch is not there when types are checked
+    """Not optimised: that takes longer than it saves here, and would change the last bits from the third call on."""
+    with torch.inference_mode(), torch.jit.optimized_execution(False), warnings.catch_warnings():
+        # What the package's head uses inside of itself; nothing that who imports could change.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        yield
 
 
 def read_torchscript(

@@ -165,7 +165,9 @@ def _from_facts(facts: dict[str, Any], network: Path, network_sha256: str) -> Mo
     if facts["format"] != _FORMAT:
         raise ModelMismatch(f"Model description of format {facts['format']}; this version reads format {_FORMAT}.")
     if facts["sha256"]["model.onnx"] != network_sha256:
-        raise ModelMismatch(f"{network} is not the file that model.json describes (sha256 {network_sha256}).")
+        raise ModelMismatch(
+            f"{network} is not the file that model.json describes (sha256 {network_sha256}); bring the model in again."
+        )
     head = facts["head"]
     low, high = (float(value) for value in facts["normalisation"]["percentiles"])
     model = Model(

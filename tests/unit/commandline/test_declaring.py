@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from microtome.commandline.arguments import parser
 from microtome.commandline.declaring import pixel_size, read_geojson
 from microtome.errors import InvalidRequest
 from microtome.tissue.outline import read_outline
@@ -50,3 +51,12 @@ def test_a_size_that_no_pixel_of_a_slide_has_is_refused() -> None:
     for text in ("0", "-1", "nan", "inf", "4000", "2.5e-7"):
         with pytest.raises(argparse.ArgumentTypeError, match=r"0\.05 to 10"):
             pixel_size(text)
+
+
+def test_who_asks_whom_may_stand_before_the_command_and_behind() -> None:
+    before = parser().parse_args(["--json", "--user", "ada", "list", "jobs"])
+    behind = parser().parse_args(["list", "jobs", "--user", "ada", "--json"])
+    assert (before.json, before.user, before.url) == (behind.json, behind.user, behind.url) == (True, "ada", before.url)
+    assert not parser().parse_args(["list", "jobs"]).json
+    assert parser().parse_args(["--json", "model", "list"]).json
+    assert parser().parse_args(["model", "list", "--json"]).json

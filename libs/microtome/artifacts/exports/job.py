@@ -50,6 +50,8 @@ class JobFiles:
         try:
             summary = orjson.loads((folder / "summary.json").read_bytes())
             tiling = Tiling.of(summary)
+        except FileNotFoundError as error:
+            raise InvalidRequest(f"{folder} is no folder with the files of a job: it has no summary.json.") from error
         except (OSError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"{folder} is no folder with the files of a job: {error}") from error
         if tiling is None or not (folder / "cells.parquet").is_file():
