@@ -10,6 +10,7 @@ from microtome.artifacts.store import ArtifactStore
 from microtome.bus.queue import Delivery
 from microtome.bus.topology import MERGE
 from microtome.errors import MicrotomeError
+from microtome.heap import keep_freed_memory
 from microtome.process import connected, until
 from microtome.slides import resample
 from microtome.telemetry.metrics import WorkerMetrics
@@ -23,6 +24,7 @@ AT_HAND = 8
 
 async def serve(stop: asyncio.Event) -> None:
     """Work on `work.merge` until `stop` is set."""
+    keep_freed_memory()
     settings = MergerSettings.from_environment()
     async with connected("merger", settings, warms_up=True) as process:
         await asyncio.to_thread(resample.warm_up)

@@ -35,7 +35,7 @@ from microtome.leases.lease import Progress
 from microtome.process import Process, end
 from microtome.readmodels.queries import JobContext
 from microtome.segmentation.model import Model, load_model
-from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.patches import packed
 from microtome.segmentation.sampling import MAX_BLOCKS
 from microtome.tilestore import BoundedResults, LocalPixelStore, ResultStore, attempt_prefix
@@ -53,6 +53,7 @@ from services.tiler.planning import (
     plan_tissue,
     results_key,
     sample_tiles,
+    tissue_key,
 )
 from services.tiler.settings import TilerSettings
 from services.tiler.sharing import Shares, batch_limit, message_limit
@@ -129,12 +130,9 @@ class PlanHandler:
 
     async def _tissue(self, attempt: Attempt, source: SlideSource) -> TissuePlan:
         """Find the tissue, or what was found before, and keep it until the job is over."""
-        while True:
-            tissue = await self._decoders.call(plan_tissue, source, self._results_root)
-            await asyncio.to_thread(self._bounded.hold, attempt.job_id, tissue_key=tissue.tissue_key)
-            # It may have been evicted just before it was held.
-            if await asyncio.to_thread(self._results.tissue(tissue.tissue_key).is_file):
-                return tissue
+        # First of all: what is found from here on is not evicted.
+        await asyncio.to_thread(self._bounded.hold, attempt.job_id, tissue_key=tissue_key(source))
+        return await self._decoders.call(plan_tissue, source, self._results_root)
 
     async def _segment(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, work: MergeWork) -> MergeWork:
         context = attempt.context
@@ -151,9 +149,8 @@ class PlanHandler:
             model=model.name,
             model_digest=model.digest,
         )
-        attempt.note("planned", tiles_total=layout.tiles_total, tiles_without_tissue=layout.tiles_skipped)
         # The first tiles are decoded meanwhile; none is sent before it is a fact.
-        appended = asyncio.create_task(self._append(context.workflow_id, planned))
+        appended = asyncio.create_task(self._append(attempt, planned))
         try:
             ground = None
             if layout.on_ground:
@@ -178,9 +175,10 @@ class PlanHandler:
             notes=(*context.slide.notes, *layout.notes, *plan.notes, *notes),
         )
 
-    async def _append(self, workflow_id: str, planned: JobPlanned) -> None:
-        await self._process.workflows.execute(workflow_id, ReportPlanned(planned))
+    async def _append(self, attempt: Attempt, planned: JobPlanned) -> None:
+        await self._process.workflows.execute(attempt.context.workflow_id, ReportPlanned(planned))
         crash_point(CrashPoint.TILER_AFTER_PLAN_APPEND)
+        attempt.note("planned", tiles_total=planned.tiles_total, tiles_without_tissue=planned.tiles_skipped)
 
     def _model(self, context: JobContext, source: SlideSource) -> Model:
         """The model for this job; raises for slides and wishes that it does not fit."""
@@ -210,6 +208,7 @@ class PlanHandler:
             Region.like(parameters.region),
             None if parameters.tissue is None else parameters.tissue.sha256,
             self._results_root,
+            SAMPLED_AT_ONCE,
         )
         seconds = layout.seconds
         notes: tuple[str, ...] = ()
@@ -217,8 +216,8 @@ class PlanHandler:
             normalisation, notes = given_normalisation(given), (GIVEN_NORMALISATION,)
         else:
             # Some at a time: whoever else plans or decodes must not wait for all of them.
-            histogram = Histogram.empty()
-            for start in range(0, len(layout.samples), SAMPLED_AT_ONCE):
+            histogram = layout.histogram
+            for start in range(SAMPLED_AT_ONCE, len(layout.samples), SAMPLED_AT_ONCE):
                 chosen = layout.samples[start : start + SAMPLED_AT_ONCE]
                 some, took = await self._decoders.call(sample_tiles, source, model.mpp, chosen)
                 histogram, seconds = histogram + some, seconds + took

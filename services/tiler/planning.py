@@ -11,11 +11,15 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from microtome.contracts import messages
 from microtome.errors import InvalidRequest, MicrotomeError
+from microtome.heap import keep_freed_memory
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
@@ -35,6 +39,9 @@ from microtome.tissue.store import outline_of, save_mask
 from microtome.tissue.tiles import blocks_with_tissue, tiles_of, tiles_with_tissue
 
 log = logging.getLogger(__name__)
+
+# Threads that count the intensities of one slide.
+SAMPLERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +80,8 @@ class Layout:
     wanted: tuple[tuple[int, int], ...]
     samples: tuple[tuple[int, int], ...]
     on_ground: bool
+    # Of some of the samples.
+    histogram: Histogram
     # Level-0 pixels per model pixel.
     scale: float
     notes: tuple[str, ...]
@@ -102,7 +111,10 @@ class TilePlan:
 
 def warm_up() -> None:
     """Make a fresh process ready: its first tile must not wait for compiled code."""
+    keep_freed_memory()
     resample.warm_up()
+    for view in (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)[2:, 2:]):
+        Histogram.of(view)
 
 
 def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
@@ -111,7 +123,7 @@ def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
     When it is found, what the slide looks like is kept for the merger, too, which need not decode the slide again.
     """
     began = time.perf_counter()
-    key = _tissue_key(source)
+    key = tissue_key(source)
     store = ResultStore(results)
     try:
         store.mask(key)
@@ -140,8 +152,10 @@ def lay_out(
     region: Region | None,
     drawn: str | None,
     results: Path,
+    at_once: int = 0,
 ) -> Layout:
-    """Lay the grid, skip glass, choose at most `samples` blocks of the slide's lattice for the normalisation.
+    """Lay the grid, skip glass, choose at most `samples` blocks of the slide's lattice for the normalisation, and count
+    the intensities of the first `at_once` of them.
 
     `largest`: tiles may be smaller than `tile_size` on both edges, if fewer pixels then go through the network.
     `drawn`: the digest of what the user drew as tissue instead of what was found. The normalisation is measured on what
@@ -174,11 +188,14 @@ def lay_out(
         region.check_on(mask.level0_width, mask.level0_height)
         wanted = [tile for tile in wanted if region.meets(tile.core, scale)]
         total = sum(1 for _ in tiles_of(grid, scale, region))
+    chosen = _addresses(spread(looked_at, samples))
+    histogram, _ = sample_tiles(source, model.mpp, chosen[:at_once])
     return Layout(
         grid=grid,
         tiles_total=total,
         wanted=_addresses(wanted),
-        samples=_addresses(spread(looked_at, samples)),
+        samples=chosen,
+        histogram=histogram,
         on_ground=on_ground,
         scale=scale,
         notes=reader.notes,
@@ -193,7 +210,10 @@ def sample_tiles(
     began = time.perf_counter()
     reader = open_cached(source.path, source.mpp, model_mpp)
     blocks = sampling_grid(reader.width, reader.height)
-    histogram = sample_histogram(reader, (blocks.tile(*address) for address in addresses))
+    chosen = [blocks.tile(*address) for address in addresses]
+    with ThreadPoolExecutor(SAMPLERS, thread_name_prefix="sample") as samplers:
+        parts = samplers.map(lambda first: sample_histogram(reader, chosen[first::SAMPLERS]), range(SAMPLERS))
+        histogram = sum(parts, Histogram.empty())
     return histogram, time.perf_counter() - began
 
 
@@ -216,7 +236,7 @@ def results_key(
         "tile_size": grid.tile_size,
         "halo": grid.halo,
         "normalisation": asdict(normalisation),
-        "ground": [MARGIN, _tissue_key(source)] if on_ground else "whole",
+        "ground": [MARGIN, tissue_key(source)] if on_ground else "whole",
         # The cells are the same, but not what is measured on them.
         "stain": staining.name.lower(),
         # Whoever forces fp32 must not be given what int8 found before.
@@ -251,6 +271,7 @@ def _addresses(tiles: list[Tile]) -> tuple[tuple[int, int], ...]:
     return tuple((tile.row, tile.column) for tile in tiles)
 
 
-def _tissue_key(source: SlideSource) -> str:
+def tissue_key(source: SlideSource) -> str:
+    """Return the key under which the tissue mask of a slide lies, or will lie."""
     facts = json.dumps([ALGORITHM, source.tenant, source.sha256, source.mpp])
     return hashlib.sha256(facts.encode()).hexdigest()

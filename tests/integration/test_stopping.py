@@ -199,6 +199,7 @@ async def test_while_it_is_planned_or_fed(bench: Bench, how: str) -> None:
     await until(lambda: "plan begins" in bench.log(), "planning begins")
     if how == "preempted":  # this one when its tiles wait for the network, which nobody runs here
         await until(lambda: [path for path in bench.pixels() if path.suffix == ".npy"], "tiles are decoded")
+        await until(lambda: "planned" in bench.log(), "the plan is in the log")
     await bench.end(ENDS[how](bench.job_id))
     seconds = await bench.stopped(time.monotonic())
     assert seconds < STOPS_WITHIN_S
@@ -271,7 +272,7 @@ async def test_what_the_user_chose_is_what_is_planned_and_everybody_says_who_the
     region = Region(x=0, y=0, width=128, height=225)
     await bench.start(parameters=JobParameters(tile_size=320, halo=96, region=region, normalisation=given))
     worker = await bench.plan()
-    await until(lambda: "looks for cells" in bench.log(), "tiles are fed")
+    await until(lambda: "planned" in bench.log(), "the plan is in the log")
     (planned,) = await bench.events(JobPlanned)
     assert isinstance(planned.message, JobPlanned)
     assert planned.message.normalisation == given
