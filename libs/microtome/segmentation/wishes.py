@@ -14,6 +14,7 @@ EngineName = Literal[
     "onnxruntime-cuda-fp16",
     "onnxruntime-cuda-fp32",
     "openvino-cpu-int8",
+    "microtome-cpu-fp32",
     "openvino-cpu-bf16",
     "openvino-cpu-fp32",
     "onnxruntime-cpu-fp32",

@@ -79,7 +79,8 @@ def test_the_cells_are_those_of_fp32(name: str, opened: dict[str, Engine], model
     assert logits.dtype == np.float32
     expected, found = (find_instances(of[0], model).labels for of in (exact, logits))
     if name in EXACT:
-        assert np.abs(logits - exact).max() < 5e-5
+        # By Winograd's convolutions each sum is of numbers that were added up and multiplied before.
+        assert np.abs(logits - exact).max() < (2e-4 if name.startswith("microtome") else 5e-5)
         assert (found == expected).all()
     else:
         assert np.abs(logits - exact).max() > 1e-3, "it is not computing in its own precision"
@@ -105,8 +106,8 @@ def test_the_number_of_threads_is_not_felt(name: str, opened: dict[str, Engine],
 
 @pytest.mark.parametrize("name", [*EXACT, *(name for name in ON_CPU if name.endswith("int8"))])
 def test_where_a_tile_begins_is_not_felt(name: str, opened: dict[str, Engine], model: Model) -> None:
-    # OpenVINO adds up floats in another order in a few shapes.
-    tolerance = 2e-5 if name == "openvino-cpu-fp32" else 0.0
+    # OpenVINO adds up floats in another order in a few shapes; Microtome's own kernels round 4 × 4 pixels together.
+    tolerance = {"openvino-cpu-fp32": 2e-5, "microtome-cpu-fp32": 5e-5}.get(name, 0.0)
     whole = opened[name].infer(*tissue((0, 0), edge=640))[0]
     halo = model.halo_min
     for y, x, edge in ((0, 0, 384), (128, 256, 384), (64, 112, 320), (16, 32, 448)):

@@ -16,16 +16,19 @@ from microtome.segmentation.engine import Engine, EngineUnavailable, OnnxRuntime
 from microtome.segmentation.engines import memory
 from microtome.segmentation.engines.calibration import calibrated
 from microtome.segmentation.engines.choosing import Choice, choose
+from microtome.segmentation.engines.microtome_cpu import MicrotomeEngine
 from microtome.segmentation.engines.onnxruntime_gpu import GpuEngine, gpu_engines_offered
 from microtome.segmentation.engines.openvino_cpu import OpenVinoEngine, Precision, has_bf16, openvino_module
+from microtome.segmentation.engines.vectors import missing
 from microtome.segmentation.model import Model
 from microtome.segmentation.wishes import AUTO, ENGINES
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "onnxruntime-cpu-fp32"
-_Opened = OnnxRuntimeEngine | OpenVinoEngine | GpuEngine
-_FP32 = ("onnxruntime-cpu-fp32", "openvino-cpu-fp32", "onnxruntime-cuda-fp32")
+_Opened = OnnxRuntimeEngine | OpenVinoEngine | MicrotomeEngine | GpuEngine
+_OWN = "microtome-cpu-fp32"
+_FP32 = (REFERENCE, "openvino-cpu-fp32", _OWN, "onnxruntime-cuda-fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,13 @@ def available_engines() -> Mapping[str, str | None]:
     try:
         core = openvino_module().Core()
     except MicrotomeError as error:
-        found.update(dict.fromkeys([name for name in ENGINES if name.startswith("openvino")], error.detail))
+        # OpenVINO reads the model's file for Microtome's own kernels, too.
+        reading = [name for name in ENGINES if name.startswith("openvino") or name == _OWN]
+        found.update(dict.fromkeys(reading, error.detail))
     else:
         if not has_bf16(core):
             found["openvino-cpu-bf16"] = "This processor has no bf16 instructions."
+        found[_OWN] = missing()
     return found
 
 
@@ -84,12 +90,14 @@ def _open(name: str, place: _Place) -> _Opened:
     """Open one engine by name. Raises `EngineUnavailable`."""
     if name == REFERENCE:
         return OnnxRuntimeEngine(place.model, threads=place.threads)
+    if name == _OWN:
+        return MicrotomeEngine(place.model, place.threads)
     if name.startswith("openvino"):
         precision: Precision = "int8" if name.endswith("int8") else "bf16" if name.endswith("bf16") else "fp32"
         if precision != "int8":
             return OpenVinoEngine(place.model, precision, place.threads)
-        found = calibrated(place.model, place.threads, place.folder)
-        return OpenVinoEngine(place.model, precision, place.threads, found.ranges, found.shift)
+        in_bytes = calibrated(place.model, place.threads, place.folder)
+        return OpenVinoEngine(place.model, precision, place.threads, in_bytes)
     return GpuEngine(place.model, name, place.folder)
 
 
