@@ -116,7 +116,7 @@ bench-replay: $(VENV)/.dev ## how fast the log is folded, rebuilt and verified, 
 bench-engine: $(VENV)/.dev $(PARITY)/.installed ## Microtome against the package on the same slides; ARGS="--repeats 5"
 	@$(RUN) -m tests.bench.engine $(ARGS)
 
-bench-scale: $(VENV)/.dev ## seconds a megapixel and peak memory on slides of 5,000² to 20,000² pixels; ARGS="--edges 40000"
+bench-scale: $(VENV)/.dev ## seconds a megapixel and peak memory on slides of 5,000² to 20,000² pixels; ARGS="--edges 5000 40000"
 	@$(RUN) -m tests.bench.scale $(ARGS)
 
 bench-head: $(VENV)/.dev ## what the head costs by number of nuclei, on one thread and on two at once; ARGS="--repeats 9"
