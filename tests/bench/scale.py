@@ -6,7 +6,7 @@ line is one JSON object: seconds per megapixel and peak memory of each, and how 
 the exit status is 1 where one lies further than 10 % from it, or memory grows by more than a quarter.
 
 Slides are made before the first is segmented (a second for each 30 million pixels, on one core). With `--slides DIR`
-they stay there, and the next run takes what is there. The largest slide and its files take about a byte and a half a pixel.
+they stay there, and the next run takes what is there. The largest slide and its files take a byte and a half a pixel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.bench.engine import MPP, SHARED
 MOST_SPREAD = 0.10
 # The largest peak over the smallest, where memory is that of a few tiles.
 MOST_GROWTH = 1.25
-# Of disk, for each pixel of the slides that are made, and of the largest that is segmented: half as much again as was seen.
+# Of disk, for each pixel of the slides that are made, and of the largest that is segmented: more than was seen.
 SLIDE_BYTES, RESULT_BYTES = 0.5, 1.5
 
 
