@@ -27,6 +27,9 @@ _EDGES = (100, 200, 250, 500, 1000, 2000, 2500, 5000, 10_000, 20_000, 50_000, 10
 _MM2, _MEGAPIXEL = 1e6, 1e6
 # Where colours end: this share of the bins that have cells is below. A few crowded ones do not darken the others.
 _SHOWN = 0.995
+# What is left over at the right and the lower edge is a bin of its own from this share of a bin: in a sliver one cell
+# would be the densest place of the slide.
+_LEAST = 0.1
 _PICTURE, _BAR_WIDTH, _MARGIN = 1024, 24, 96
 _TICKS = 5
 # Rows of squares repeat the row above.
@@ -45,8 +48,9 @@ class Density:
     edge_unit: str
     unit: str
     top: float
-    # Level-0 pixels: edge of a bin.
+    # Level-0 pixels: edge of a bin, and width and height of the slide.
     step: float
+    size: tuple[int, int]
 
     def save_tiff(self, path: Path) -> None:
         """Write the values; the description says, as JSON, what they mean and where they lie."""
@@ -61,11 +65,16 @@ class Density:
         tifffile.imwrite(path, self.values, description=json.dumps(facts), compression="zlib", software="microtome")
 
     def picture(self, width: int, height: int) -> NDArray[np.uint8]:
-        """The values in colour, uint8 RGB [height, width, 3], bins as squares; white where there is no cell."""
+        """The values in colour, uint8 RGB [height, width, 3], as they lie on the slide; white without cells."""
         scaled = np.clip(self.values / self.top * 255, 0, 255).astype(np.uint8)
         colours = cv2.cvtColor(cv2.applyColorMap(255 - scaled, cv2.COLORMAP_MAGMA), cv2.COLOR_BGR2RGB)
         colours[self.values == 0] = _WHITE
-        return np.asarray(cv2.resize(colours, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+        down, across = (
+            np.minimum(((np.arange(length) + 0.5) / length * whole / self.step).astype(np.intp), bins - 1)
+            for length, whole, bins in zip((height, width), self.size[::-1], self.values.shape, strict=True)
+        )
+        found: NDArray[np.uint8] = colours[down][:, across]
+        return found
 
     def with_legend(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Put the bar and what it means under a picture of the values."""
@@ -89,9 +98,9 @@ class Density:
 
     def save_png(self, path: Path) -> None:
         """Write the picture with its legend."""
-        rows, columns = self.values.shape
-        factor = max(1, _PICTURE // max(rows, columns))
-        canvas = self.with_legend(self.picture(columns * factor, rows * factor))
+        factor = max(1, _PICTURE // max(self.values.shape)) / self.step
+        width, height = (max(1, round(length * factor)) for length in self.size)
+        canvas = self.with_legend(self.picture(width, height))
         done, data = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), _PNG)
         assert done, "OpenCV encodes any uint8 image"
         path.write_bytes(data.tobytes())
@@ -109,7 +118,7 @@ class CellCounts:
             next((edge for edge in _EDGES if longest <= edge * MOST_BINS), math.ceil(longest / MOST_BINS))
         )
         self._step = self._edge / pixel
-        self._shape = math.ceil(height / self._step), math.ceil(width / self._step)
+        self._shape = _bins(height / self._step), _bins(width / self._step)
         self._counts = np.zeros(self._shape, np.int64)
 
     def append(self, cells: Outlines) -> None:
@@ -131,15 +140,20 @@ class CellCounts:
         """What was counted, by area."""
         rows, columns = self._shape
         width, height = self._size
-        # Bins at the right and the lower edge have less of the slide.
-        across = np.minimum(self._step, width - self._step * np.arange(columns))
-        down = np.minimum(self._step, height - self._step * np.arange(rows))
+        # Bins at the right and the lower edge have less of the slide, or a little more.
+        across, down = np.full(columns, self._step), np.full(rows, self._step)
+        across[-1], down[-1] = width - self._step * (columns - 1), height - self._step * (rows - 1)
         area = np.outer(down, across)
         area = area / _MEGAPIXEL if self._mpp is None else area * (self._mpp * self._mpp) / _MM2
         values = (self._counts / area).astype(np.float32)
         some = values[values > 0]
         unit, edge_unit = ("cells/Mpx", "px") if self._mpp is None else ("cells/mm2", "um")
-        return Density(values, self._edge, edge_unit, unit, _round_up(some), self._step)
+        return Density(values, self._edge, edge_unit, unit, _round_up(some), self._step, self._size)
+
+
+def _bins(length: float) -> int:
+    """How many bins a slide has that is so many bins long."""
+    return max(1, math.ceil(length - _LEAST))
 
 
 def _round_up(values: NDArray[np.float32]) -> float:

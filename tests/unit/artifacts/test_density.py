@@ -41,6 +41,18 @@ def test_every_cell_is_counted_once_by_the_area_of_its_bin() -> None:
     assert (density.values[3:, :2] == 0).all()
 
 
+def test_a_sliver_at_the_edge_is_no_bin_of_its_own() -> None:
+    # 5.0007 bins a side: one cell in the last seven ten-thousandths would be 140,000 per mm².
+    counts = CellCounts(2202, 2202, 0.2271)
+    cells = outlines(tile_of(discs(seed=1), 840, 840), 2.2017, KEY)
+    assert len(cells)
+    counts.append(cells)
+    density = counts.density()
+    assert density.values.shape == (5, 5)
+    edges = np.array([440.33] * 4 + [2202 - 4 * 440.33])
+    assert (density.values * np.outer(edges, edges)).sum() * 0.2271**2 / 1e6 == pytest.approx(len(cells), rel=1e-3)
+
+
 def test_without_a_pixel_size_densities_are_by_pixels() -> None:
     density = counted(1024, 1024, None).density()
     assert density.unit == "cells/Mpx"
@@ -69,13 +81,17 @@ def test_the_files_say_what_they_hold(tmp_path: Path) -> None:
         picture = np.asarray(opened.convert("RGB")).astype(int)
     # The map, bin by bin: white where nothing is, darker where more is; under it the bar, from light to dark.
     side = 1024 // 6
-    shown = picture[side // 2 : 6 * side : side, side // 2 : 6 * side : side].sum(axis=2)
+    high, wide = round(1024 / 200 * side), round(1100 / 200 * side)
+    assert picture.shape[1] == wide, "as wide as the slide, not as so many whole bins"
+    down = [*range(side // 2, 5 * side, side), (5 * side + high) // 2]
+    across = [*range(side // 2, 5 * side, side), (5 * side + wide) // 2]
+    shown = picture[np.ix_(down, across)].sum(axis=2)
     assert shown.shape == density.values.shape
     assert (shown[density.values == 0] == 3 * 255).all()
     some = density.values > 0
     order = np.argsort(density.values[some])
     assert (np.diff(shown[some][order]) <= 12).all()
-    bar = picture[6 * side + 34 + 10].sum(axis=1)[16 : 1020 - 48]
+    bar = picture[high + 34 + 10].sum(axis=1)[16 : wide - 48]
     assert bar[0] > 600 > 200 > bar[-1]
     density.save_tiff(tmp_path / "again.tif")
     density.save_png(tmp_path / "again.png")
