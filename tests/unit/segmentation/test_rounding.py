@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microtome.segmentation.engines.calibration import calibrated, measured_ranges, measured_shift
-from microtome.segmentation.engines.emitting import emit
+from microtome.segmentation.engines.calibration import (
+    calibrated,
+    in_bytes,
+    looked_into,
+    measured_ranges,
+    measured_shift,
+)
+from microtome.segmentation.engines.emitting import InBytes, emit
 from microtome.segmentation.engines.network import Layer, Network, read_network
 from microtome.segmentation.engines.openvino_cpu import openvino_module
+from microtome.segmentation.engines.packing import packed
 from microtome.segmentation.engines.picture import Picture, calibration_pictures
 from microtome.segmentation.engines.rewriting import rewritten
 from microtome.segmentation.engines.rounding import makers, rounded_layers, sharing_ranges
@@ -29,9 +36,18 @@ def network(model: Model) -> Network:
 
 
 @pytest.fixture(scope="module")
-def graph(model: Model, network: Network, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    ranges = calibrated(model, 0, tmp_path_factory.mktemp("ranges")).ranges
-    return emit(openvino_module(), network, ranges)
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calibration")
+
+
+@pytest.fixture(scope="module")
+def bytewise(model: Model, kept: Path) -> InBytes:
+    return calibrated(model, 0, kept)
+
+
+@pytest.fixture(scope="module")
+def graph(bytewise: InBytes) -> Any:
+    return emit(openvino_module(), bytewise.network, bytewise.ranges)
 
 
 def compiled(graph: Any, **options: str) -> Any:
@@ -128,20 +144,23 @@ def test_what_is_put_together_has_one_range(model: Model) -> None:
     )
     network = Network(layers, (-2.0, 3.0))
     pictures = calibration_pictures(model)[:1]
-    ranges = measured_ranges(openvino_module(), network, pictures, 0)
-    assert ranges[2] == ranges[4]
+    found_bytes = in_bytes(openvino_module(), network, pictures, 0)
+    assert found_bytes.ranges[2] == found_bytes.ranges[4]
     feed = corner(pictures[0], 64)
-    exact, found = (logits(compiled(emit(openvino_module(), network, of)), feed) for of in (None, ranges))
+    exact, found = (
+        logits(compiled(emit(openvino_module(), *of)), feed)
+        for of in ((network,), (found_bytes.network, found_bytes.ranges))
+    )
     assert np.abs(found - exact).mean() < 0.05 * np.abs(exact).mean()
 
 
 def test_what_rounding_takes_from_nuclei_on_average_is_given_back(model: Model, network: Network) -> None:
-    ov, pictures = openvino_module(), calibration_pictures(model)
-    ranges = measured_ranges(ov, network, pictures, 0)
+    ov, pictures = openvino_module(), calibration_pictures(model)[:2]
+    ranges = measured_ranges(network, looked_into(ov, network, pictures, 0), {})
     # A range that is cut where it should not be: much is lost, and always downwards.
     narrow = {layer: (low, 0.6 * high) for layer, (low, high) in ranges.items()}
-    shift = measured_shift(ov, network, narrow, pictures, 0)
-    feed = {"pixels": pictures[1].pixels, "low": pictures[1].low, "scale": pictures[1].scale}
+    shift = measured_shift(ov, network, (network, narrow), pictures, 0)
+    feed = corner(pictures[1], 384)
     exact = logits(compiled(emit(ov, network)), feed)[0]
     inside = exact[4] > 0
 
@@ -154,9 +173,18 @@ def test_what_rounding_takes_from_nuclei_on_average_is_given_back(model: Model, 
     assert abs(after[4]) < 0.3 * before[4], "what is lost on one picture is lost on the other"
 
 
-def test_what_was_measured_is_recalled_and_what_was_damaged_is_measured_again(model: Model, tmp_path: Path) -> None:
-    first = calibrated(model, 0, tmp_path)
-    (kept,) = tmp_path.glob("*.json")
-    assert calibrated(model, 0, tmp_path) == first
-    kept.write_text(kept.read_text("utf-8").replace('"shift": [', '"shift": [1.0,'), "utf-8")
-    assert calibrated(model, 0, tmp_path) == first, "six numbers for five channels are nobody's"
+def test_what_was_measured_is_recalled_to_the_last_bit(model: Model, bytewise: InBytes, kept: Path) -> None:
+    (file,) = kept.glob("*.json")
+    before = file.stat().st_mtime_ns
+    again = calibrated(model, 0, kept)
+    assert file.stat().st_mtime_ns == before, "it was measured again"
+    assert packed(again) == packed(bytewise)
+    for one, other in zip(bytewise.network.layers, again.network.layers, strict=True):
+        assert (one.weight is None) == (other.weight is None)
+        if one.weight is not None:
+            assert one.weight.tobytes() == np.asarray(other.weight).tobytes()
+
+
+def test_one_thread_measures_the_same_as_two(model: Model, bytewise: InBytes) -> None:
+    """And twice is as once: workers of one machine must agree."""
+    assert packed(calibrated(model, 1, None)) == packed(bytewise)

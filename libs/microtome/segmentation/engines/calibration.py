@@ -1,15 +1,15 @@
 """Which values the layers of a network take, measured: what 8-bit arithmetic needs to know.
 
-Promises: the same numbers for the same model and processor; of each layer's values the range that loses least when it
-is cut into 256 steps, which is narrower than from the smallest to the largest; and by how much logits inside of nuclei
-come out too low or too high on average when all is rounded so. That is small, but it goes one way: a network that is
-hardly sure of many nuclei would lose more of them than it gains. Refuses: to judge the outcome; see `gate`.
+Promises: the same numbers for the same model and processor. Channels are brought to more equal scales (`equalising`);
+of each layer's values the range that loses least when it is cut into 256 steps is taken, which is narrower than from
+the smallest to the largest; weights are rounded so that sums err least (`levels`); and by how much logits inside of
+nuclei still come out too low or too high on average is given back. That is small, but it goes one way: a network that
+is hardly sure of many nuclei would lose more of them than it gains. Refuses: to judge the outcome; see `gate`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from microtome.segmentation.engine import EngineUnavailable
 from microtome.segmentation.engines import memory
-from microtome.segmentation.engines.emitting import Ranges, emit
+from microtome.segmentation.engines.emitting import InBytes, Ranges, emit
+from microtome.segmentation.engines.equalising import Factors, equalised, equalising_factors
+from microtome.segmentation.engines.levels import Read, levelled
 from microtome.segmentation.engines.network import Network, UnknownNetwork, read_network
 from microtome.segmentation.engines.openvino_cpu import openvino_module
+from microtome.segmentation.engines.packing import packed, unpacked
 from microtome.segmentation.engines.picture import Picture, calibration_pictures
 from microtome.segmentation.engines.rewriting import rewritten
 from microtome.segmentation.engines.rounding import rounded_layers, sharing_ranges
@@ -36,15 +39,17 @@ _VALUES = 100_000
 _CUTS = np.linspace(0.3, 1.0, 36)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """`ranges` of every layer that is rounded, and what is then added to each channel of the logits."""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the layers of a network had on pictures: `values` float32 [channels, n] of those that are to be rounded, and
+    what each of those with weights `read`.
+    """
 
-    ranges: Ranges
-    shift: tuple[float, ...]
+    values: Mapping[int, NDArray[np.float32]]
+    read: Mapping[int, Read]
 
 
-def calibrated(model: Model, threads: int, folder: Path | None) -> Calibration:
+def calibrated(model: Model, threads: int, folder: Path | None) -> InBytes:
     """Calibrate the model's rewritten network, or take from `folder` what was measured before.
 
     Raises `EngineUnavailable` if the network is of an unknown kind.
@@ -55,47 +60,62 @@ def calibrated(model: Model, threads: int, folder: Path | None) -> Calibration:
     except UnknownNetwork as error:
         raise EngineUnavailable(f"Model '{model.name}' cannot be quantised: {error}") from error
     of = {**memory.facts(model, 0, ()), "what": "calibration"}
-    found = _calibration_from(memory.recall(folder, of), rounded_layers(network))
+    found = unpacked(memory.recall(folder, of), network, _CHANNELS)
     if found is None:
-        pictures = calibration_pictures(model)
-        ranges = measured_ranges(ov, network, pictures, threads)
-        found = Calibration(ranges, measured_shift(ov, network, ranges, pictures, threads))
-        kept = {"ranges": {str(layer): list(bounds) for layer, bounds in ranges.items()}, "shift": list(found.shift)}
-        memory.remember(folder, of, kept)
+        found = in_bytes(ov, network, calibration_pictures(model), threads)
+        memory.remember(folder, of, packed(found))
     return found
 
 
-def _calibration_from(values: object, layers: Sequence[int]) -> Calibration | None:
-    """Read what was remembered; None for anything else."""
-    if not isinstance(values, dict):
-        return None
-    try:
-        ranges = {int(layer): (float(low), float(high)) for layer, (low, high) in values["ranges"].items()}
-        shift = tuple(float(each) for each in values["shift"])
-    except (TypeError, ValueError, LookupError, AttributeError):
-        return None
-    sound = sorted(ranges) == list(layers) and all(
-        math.isfinite(low) and math.isfinite(high) and low <= 0 <= high and low < high for low, high in ranges.values()
-    )
-    return Calibration(ranges, shift) if sound and len(shift) == _CHANNELS and all(map(math.isfinite, shift)) else None
-
-
-def measured_ranges(
+def in_bytes(
     ov: Any,  # noqa: ANN401 - the openvino module
     network: Network,
     pictures: Sequence[Picture],
     threads: int,
-) -> dict[int, tuple[float, float]]:
-    """Run the network in fp32 on `pictures` and give the range of each layer that is to be rounded."""
-    taps = rounded_layers(network)
+) -> InBytes:
+    """Prepare a network for bytes by what it does on `pictures`."""
+    seen = looked_into(ov, network, pictures, threads)
+    factors = equalising_factors(network, {layer: np.abs(values).max(axis=1) for layer, values in seen.values.items()})
+    equal = equalised(network, factors)
+    ranges = measured_ranges(equal, seen, factors)
+    layers = [
+        levelled(layer, seen.read[index].scaled(factors.get(layer.inputs[0]))) if index in seen.read else layer
+        for index, layer in enumerate(equal.layers)
+    ]
+    rounded = Network(tuple(layers), network.clamp)
+    return InBytes(rounded, ranges, measured_shift(ov, network, (rounded, ranges), pictures, threads))
+
+
+def looked_into(
+    ov: Any,  # noqa: ANN401
+    network: Network,
+    pictures: Sequence[Picture],
+    threads: int,
+) -> Seen:
+    """Run the network in fp32 on `pictures` and look at what its layers hold."""
+    rounded = rounded_layers(network)
+    read = {index: Read.of(layer) for index, layer in enumerate(network.layers) if layer.weight is not None}
+    taps = sorted({*rounded, *(network.layers[index].inputs[0] for index in read)})
     request = _request(ov, emit(ov, network, taps=taps), threads)
-    found: dict[int, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
-    for picture in pictures:
+    values: dict[int, list[NDArray[np.float32]]] = {layer: [] for layer in rounded}
+    for number, picture in enumerate(pictures):
         request.infer({"pixels": picture.pixels, "low": picture.low, "scale": picture.scale})
-        for at, tap in enumerate(taps):
-            values = request.get_output_tensor(at + 1).data.ravel()
-            found[tap].append(values[:: max(1, values.size // _VALUES)].copy())
-    ranges = {tap: best_range(np.concatenate(values)) for tap, values in found.items()}
+        outputs = {tap: request.get_output_tensor(at + 1).data[0] for at, tap in enumerate(taps)}
+        for layer, kept in values.items():
+            flat = outputs[layer].reshape(len(outputs[layer]), -1)
+            kept.append(flat[:, :: max(1, flat.size // _VALUES)].copy())
+        for index, statistics in read.items():
+            reader = network.layers[index]
+            statistics.add(reader, outputs[reader.inputs[0]], seed=len(network.layers) * number + index)
+    return Seen({layer: np.concatenate(kept, axis=1) for layer, kept in values.items()}, read)
+
+
+def measured_ranges(network: Network, seen: Seen, factors: Factors) -> dict[int, tuple[float, float]]:
+    """Give the range of each layer that is to be rounded, its channels multiplied by `factors`."""
+    ranges = {}
+    for layer, values in seen.values.items():
+        factor = factors.get(layer)
+        ranges[layer] = best_range(values if factor is None else values * factor[:, None].astype(np.float32))
     for group in sharing_ranges(network):
         lows, highs = zip(*(ranges[layer] for layer in group), strict=True)
         ranges |= dict.fromkeys(group, (min(lows), max(highs)))
@@ -105,7 +125,7 @@ def measured_ranges(
 def measured_shift(
     ov: Any,  # noqa: ANN401
     network: Network,
-    ranges: Ranges,
+    rounded: tuple[Network, Ranges],
     pictures: Sequence[Picture],
     threads: int,
 ) -> tuple[float, ...]:
@@ -113,11 +133,11 @@ def measured_shift(
 
     Only inside of nuclei, where fp32's seed map is positive: of the rest no cell is made. 0 where there are none.
     """
-    exact, rounded = (_request(ov, emit(ov, network, of), threads) for of in (None, ranges))
+    exact, in_steps = (_request(ov, emit(ov, *of), threads) for of in ((network, None), rounded))
     total, pixels = np.zeros(_CHANNELS), 0
     for picture in pictures:
         feed = {"pixels": picture.pixels, "low": picture.low, "scale": picture.scale}
-        wanted, found = (request.infer(feed)[0][0] for request in (exact, rounded))
+        wanted, found = (request.infer(feed)[0][0] for request in (exact, in_steps))
         inside = wanted[_SEED] > 0
         total += (wanted - found)[:, inside].sum(axis=1, dtype=np.float64)
         pixels += int(inside.sum())

@@ -9,6 +9,7 @@ integers. Refuses: to choose ranges; see `calibration`, and `rounding` for the l
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -21,6 +22,19 @@ from microtome.segmentation.engines.trimming import Cut, Trimming
 
 # Lowest and highest value that a layer's output takes, by the layer's index.
 Ranges = Mapping[int, tuple[float, float]]
+# Of weights, on each side of 0.
+LEVELS = 127
+
+
+@dataclass(frozen=True, eq=False)
+class InBytes:
+    """A network whose weights are on their levels, `ranges` of the layers that are rounded, and what is added to each
+    channel of the logits, `shift`.
+    """
+
+    network: Network
+    ranges: Ranges
+    shift: tuple[float, ...]
 
 
 def emit(
@@ -137,7 +151,7 @@ class _Emitter:
         if layer.kind == "transposed" and not in_bytes:
             return self._doubling(layer, data)
         axis = 1 if layer.kind == "transposed" else 0
-        weights = self._weights(weight, axis) if in_bytes else ops.constant(weight)
+        weights = self._weights(layer, axis) if in_bytes else ops.constant(weight)
         if layer.kind == "transposed":
             made = ops.convolution_backprop_data(data, weights, [2, 2], None, [1, 1], [1, 1], [1, 1])
         else:
@@ -163,10 +177,12 @@ class _Emitter:
         sides = [self._ops.constant(np.float32(bound)) for bound in grid_of_bytes(*bounds)]
         return self._ops.fake_quantize(values, *sides, *sides, 256)
 
-    def _weights(self, weight: Weights, axis: int) -> Any:  # noqa: ANN401
-        bound = largest_weights(weight, axis)
-        bounds = [self._ops.constant(side) for side in (-bound, bound)]
-        return self._ops.fake_quantize(self._ops.constant(weight), *bounds, *bounds, 255)
+    def _weights(self, layer: Layer, axis: int) -> Any:  # noqa: ANN401
+        assert layer.weight is not None, "a convolution has weights"
+        bound = largest_weights(layer.weight, axis) if layer.largest is None else layer.largest
+        shape = [-1 if at == axis else 1 for at in range(layer.weight.ndim)]
+        bounds = [self._ops.constant(np.ascontiguousarray(side.reshape(shape))) for side in (-bound, bound)]
+        return self._ops.fake_quantize(self._ops.constant(layer.weight), *bounds, *bounds, 2 * LEVELS + 1)
 
 
 def grid_of_bytes(low: float, high: float) -> tuple[float, float]:

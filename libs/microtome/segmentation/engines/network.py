@@ -33,13 +33,15 @@ class UnknownNetwork(MicrotomeError):
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One step. `inputs` are indices of earlier layers. Of a convolution, `weight` is [out, in, k, k] with stride 1 and
-    the padding that keeps the size; of a transposed one [in, out, 4, 4]; `bias` is [out].
+    the padding that keeps the size; of a transposed one [in, out, 4, 4]; `bias` is [out]. `largest`
+    [out] is given where weights are on their levels already: the magnitude of each output channel's highest level.
     """
 
     kind: Kind
     inputs: tuple[int, ...] = ()
     weight: Weights | None = None
     bias: Weights | None = None
+    largest: Weights | None = None
 
     @property
     def channels(self) -> tuple[int, int]:

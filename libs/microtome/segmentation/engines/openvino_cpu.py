@@ -11,7 +11,7 @@ Refuses: bf16 on a processor that has no instructions for it (it would be slower
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from microtome.segmentation.engine import (
     cut_out,
     usable_cores,
 )
-from microtome.segmentation.engines.emitting import Ranges, different_cuts, emit
+from microtome.segmentation.engines.emitting import InBytes, different_cuts, emit
 from microtome.segmentation.engines.network import UnknownNetwork, read_network
 from microtome.segmentation.engines.rewriting import rewritten
 from microtome.segmentation.engines.trimming import Trimming, trimming
@@ -63,29 +63,25 @@ class OpenVinoEngine:
         model: Model,
         precision: Precision,
         threads: int = 0,
-        ranges: Ranges | None = None,
-        shift: Sequence[float] = (),
+        in_bytes: InBytes | None = None,
     ) -> None:
-        """`threads`: cores for one call, 0 for all that this process may use; `ranges`, `shift`: for int8, see
-        `calibration`.
+        """`threads`: cores for one call, 0 for all that this process may use; `in_bytes`: for int8, see `calibration`.
 
-        Raises `EngineUnavailable` if this machine cannot run it, or the network cannot be quantised.
+        Raises `EngineUnavailable` if this machine cannot run it.
         """
         ov = openvino_module()
         core = ov.Core()
         if precision == "bf16" and not has_bf16(core):
             raise EngineUnavailable("This processor has no bf16 instructions.")
-        if (precision == "int8") != (ranges is not None):
-            raise ValueError("int8 needs ranges, and nothing else does")
+        if (precision == "int8") != (in_bytes is not None):
+            raise ValueError("int8 needs a network in bytes, and nothing else does")
         self._trim: Trimming | None = None
         try:
-            network = rewritten(read_network(core, model.network))
-            self._trim = trimming(network)
-            graph = emit(ov, network, ranges, shift=shift)
-            trimmed = emit(ov, network, ranges, trim=self._trim, shift=shift)
-        except UnknownNetwork as error:
-            if precision == "int8":
-                raise EngineUnavailable(f"Model '{model.name}' cannot be quantised: {error}") from error
+            of = in_bytes or InBytes(rewritten(read_network(core, model.network)), {}, ())
+            self._trim = trimming(of.network)
+            graph = emit(ov, of.network, of.ranges, shift=of.shift)
+            trimmed = emit(ov, of.network, of.ranges, trim=self._trim, shift=of.shift)
+        except UnknownNetwork:
             graph = core.read_model(str(model.network))
             trimmed = None
         options = {

@@ -21,10 +21,12 @@ from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.slides.synthetic import MPP, paint
 
 _JUDGEMENT_SEEDS, _CALIBRATION_SEEDS = (1, 2), (3, 4)
+# To calibrate by, parts of as many that are as hard as those, too; and how large each part is.
+_HARD_SEEDS, _PART = (5, 6), 384
 # Painted with glass around the tissue, of which the middle is taken.
 _PAINTED, _MIDDLE = 1024, 640
 # What the pictures to judge by fade to, and the contrast on the left and on the right; pixels of blur at the bottom.
-_PALE, _CONTRAST = np.array([225, 190, 215], np.float32), (0.7, 0.15)
+_PALE, _CONTRAST = np.array([225, 190, 215], np.float32), (0.7, 0.25)
 _BLUR = 3.0
 # Smudges: pixels across, darkness; optical densities of hematoxylin. Grey levels of grain.
 _SMUDGE_SIZE, _SMUDGE_DENSITY, _SMUDGE_RARITY = 14, 0.4, 0.3
@@ -48,8 +50,9 @@ def judgement_pictures(model: Model) -> list[Picture]:
 
 
 def calibration_pictures(model: Model) -> list[Picture]:
-    """Give the pictures on which the ranges of values inside the network are measured."""
-    return [_picture(model, _painted(seed)) for seed in _CALIBRATION_SEEDS]
+    """Give the pictures on which the values inside the network are measured: clear ones and hard ones."""
+    painted = [*map(_painted, _CALIBRATION_SEEDS), *map(_made_hard, _HARD_SEEDS)]
+    return [_picture(model, np.ascontiguousarray(pixels[-_PART:, :_PART])) for pixels in painted]
 
 
 def _painted(seed: int) -> Pixels:
