@@ -31,8 +31,8 @@ MEDIA_TYPES = {
     ".jpg": "image/jpeg",
 }
 _CHUNK = 8 << 20
-# Files whose digests are taken at once.
-_READERS = 2
+# Files whose digests are taken, and that are synced, at once: what waits for the disk waits together.
+_READERS = 4
 
 
 @dataclass(frozen=True, slots=True)
