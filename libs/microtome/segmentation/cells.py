@@ -139,7 +139,8 @@ def segment_tile(
     # What lies outside the slide is a reflection: it is context for the network, not a place for cells.
     top, left = valid.y - tile.padded.y, valid.x - tile.padded.x
     slide = np.s_[top : top + valid.height, left : left + valid.width]
-    found = find_instances(logits[:, *slide], model, threads=threads)
+    # What is above and to the left of it would have to be copied, but tiles begin on the slide.
+    found = find_instances(logits[:, top:, left:], model, size=(valid.height, valid.width), threads=threads)
     seed_y, seed_x = found.seed[:, 0] + np.int32(valid.y), found.seed[:, 1] + np.int32(valid.x)
     owned = (seed_y >= core.y) & (seed_y < core.y + core.height) & (seed_x >= core.x) & (seed_x < core.x + core.width)
     grown = time.perf_counter()

@@ -7,8 +7,6 @@ Refuses: to decide between seeds that claim the same pixel (see `compose`).
 
 from __future__ import annotations
 
-import math
-
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
@@ -19,41 +17,82 @@ ABSENT = np.float32(np.nan)
 _FREE, _MEMBER, _SEEN, _OUTSIDE = 0, 1, 2, 3
 # Bound of the flood fills of the reference algorithm is the edge of the window; holes close over this radius.
 _HOLE_RADIUS = 3
+# Pixels that are classified together: as many float32 as the widest processors take at once.
+_LANES = 16
+# A place in a window as one number; windows are far smaller.
+_SHIFT, _LOW = 15, (1 << 15) - 1
+# For the exponential: ln 2 in two parts, of which the first has zeros behind it, and the powers of 2 there can be.
+_FARTHEST, _LOG2_E, _ROUNDING = 110.0, 1.4426950408889634, 6755399441055744.0
+_LN_2, _LN_2_MORE = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_HALF_OF_POWERS = 160
+_POWERS = np.ldexp(1.0, np.arange(-_HALF_OF_POWERS, _HALF_OF_POWERS + 1))
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def sigmoid(value: np.float32) -> np.float32:
     """The logistic function, in float32, the same on every machine."""
     # 1 + exp and its inverse are rounded to float32 as the reference rounds them: near 1 that decides which values
-    # are equal. The exponential itself goes through double precision, so that it does not depend on whose exp it is.
+    # are equal. The exponential goes through double precision, and through nobody's exp: it is written out, so that the
+    # compiler can take many values at once. It is 2 ** count times a series for what is left, and rounds to the
+    # same float32 as the C library's for every float32 (`tests/unit/segmentation/test_grow.py`).
+    at = -float(value)
+    # Beyond, its float32 is 0 or infinite. What is not a number goes there, too, and comes back at the end.
+    if not at > -_FARTHEST:
+        at = -_FARTHEST
+    if at > _FARTHEST:
+        at = _FARTHEST
+    # A double so large has no digits behind the point.
+    count = at * _LOG2_E + _ROUNDING - _ROUNDING
+    rest = (at - count * _LN_2) - count * _LN_2_MORE
+    series = rest * (1 / 6227020800) + 1 / 479001600
+    series = series * rest + 1 / 39916800
+    series = series * rest + 1 / 3628800
+    series = series * rest + 1 / 362880
+    series = series * rest + 1 / 40320
+    series = series * rest + 1 / 5040
+    series = series * rest + 1 / 720
+    series = series * rest + 1 / 120
+    series = series * rest + 1 / 24
+    series = series * rest + 1 / 6
+    series = series * rest + 1 / 2
+    exponential = (1.0 + (rest + rest * rest * series)) * _POWERS[np.int64(count) + _HALF_OF_POWERS]
     one = np.float32(1.0)
-    return np.float32(one / (one + np.float32(math.exp(-np.float64(value)))))
+    result = np.float32(one / (one + np.float32(exponential)))
+    # What is not a number equals nothing.
+    return result if value == value else value
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _above_zero(value: np.float32) -> np.float32:
-    if value > np.float32(0.0):
-        return value
-    # What is not a number is not above zero.
-    return np.float32(0.0)
+    # What is not a number is not above zero; `max` would leave it.
+    return value if value > np.float32(0.0) else np.float32(0.0)  # noqa: FURB136
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _classify_with_five(
-    a: np.float32, b: np.float32, c: np.float32, d: np.float32, w: NDArray[np.float32]
-) -> np.float32:
-    """`_classify` for n = 5, written out: the same sums in the same order, a quarter of the head's time saved."""
-    h0 = _above_zero(w[0] * a + w[1] * b + w[2] * c + w[3] * d + w[20])
-    h1 = _above_zero(w[4] * a + w[5] * b + w[6] * c + w[7] * d + w[21])
-    h2 = _above_zero(w[8] * a + w[9] * b + w[10] * c + w[11] * d + w[22])
-    h3 = _above_zero(w[12] * a + w[13] * b + w[14] * c + w[15] * d + w[23])
-    h4 = _above_zero(w[16] * a + w[17] * b + w[18] * c + w[19] * d + w[24])
-    out = np.float32(0.0)
-    for i in range(5):
-        at = 25 + 5 * i
-        value = w[at] * h0 + w[at + 1] * h1 + w[at + 2] * h2 + w[at + 3] * h3 + w[at + 4] * h4 + w[50 + i]
-        out += w[55 + i] * _above_zero(value)
-    return np.float32(out + w[60])
+def _classify_together(
+    lanes: NDArray[np.float32], origin_x: np.float32, origin_y: np.float32, step: np.float32, w: NDArray[np.float32]
+) -> None:
+    """`_classify` for n = 5, written out: the same sums in the same order, for `_LANES` pixels together.
+
+    `lanes` holds, `_LANES` of each: the first four logits, the steps from the seed, and takes the classifier's.
+    """
+    half, eight = np.float32(0.5), np.float32(8.0)
+    for i in range(_LANES):
+        a = (sigmoid(lanes[i]) - half) * eight - origin_x + lanes[4 * _LANES + i] * step
+        b = (sigmoid(lanes[_LANES + i]) - half) * eight - origin_y + lanes[5 * _LANES + i] * step
+        c, d = lanes[2 * _LANES + i], lanes[3 * _LANES + i]
+        h0 = _above_zero(w[0] * a + w[1] * b + w[2] * c + w[3] * d + w[20])
+        h1 = _above_zero(w[4] * a + w[5] * b + w[6] * c + w[7] * d + w[21])
+        h2 = _above_zero(w[8] * a + w[9] * b + w[10] * c + w[11] * d + w[22])
+        h3 = _above_zero(w[12] * a + w[13] * b + w[14] * c + w[15] * d + w[23])
+        h4 = _above_zero(w[16] * a + w[17] * b + w[18] * c + w[19] * d + w[24])
+        k0 = _above_zero(w[25] * h0 + w[26] * h1 + w[27] * h2 + w[28] * h3 + w[29] * h4 + w[50])
+        k1 = _above_zero(w[30] * h0 + w[31] * h1 + w[32] * h2 + w[33] * h3 + w[34] * h4 + w[51])
+        k2 = _above_zero(w[35] * h0 + w[36] * h1 + w[37] * h2 + w[38] * h3 + w[39] * h4 + w[52])
+        k3 = _above_zero(w[40] * h0 + w[41] * h1 + w[42] * h2 + w[43] * h3 + w[44] * h4 + w[53])
+        k4 = _above_zero(w[45] * h0 + w[46] * h1 + w[47] * h2 + w[48] * h3 + w[49] * h4 + w[54])
+        out = w[55] * k0 + w[56] * k1 + w[57] * k2 + w[58] * k3 + w[59] * k4
+        lanes[6 * _LANES + i] = np.float32(out + w[60])
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -67,25 +106,19 @@ def _classify(
 ) -> np.float32:
     """Logit of the pixel classifier (4 → n → n → 1, ReLU); `weights` as in `PixelClassifier.flat`."""
     n = hidden.shape[0]
-    if n == 5:
-        return _classify_with_five(a, b, c, d, weights)
     zero = np.float32(0.0)
     first, second = 5 * n, 6 * n + n * n
     for i in range(n):
         at = 4 * i
         value = weights[at] * a + weights[at + 1] * b + weights[at + 2] * c + weights[at + 3] * d + weights[4 * n + i]
-        if value > zero:
-            hidden[i] = value
-        else:
-            hidden[i] = zero
+        hidden[i] = _above_zero(value)
     out = zero
     for i in range(n):
         value = zero
         for j in range(n):
             value += weights[first + i * n + j] * hidden[j]
         value += weights[first + n * n + i]
-        if value > zero:
-            out += weights[second + i] * value
+        out += weights[second + i] * _above_zero(value)
     return np.float32(out + weights[second + n])
 
 
@@ -102,6 +135,7 @@ def _grow(
     threshold: np.float32,
     weights: NDArray[np.float32],
     hidden: NDArray[np.float32],
+    lanes: NDArray[np.float32],
     state: NDArray[np.uint8],
     values: NDArray[np.float32],
     queue: NDArray[np.int32],
@@ -118,6 +152,7 @@ def _grow(
     if absolute:
         origin_x += across[seed_x]
         origin_y += down[seed_y]
+    together = hidden.shape[0] == 5 and not absolute
     limit = max(height, width)
     y0, x0, y1, x1 = height, width, 0, 0
     tail = 0
@@ -125,47 +160,54 @@ def _grow(
     for y in range(max(0, seed_y - top - 1), min(height, seed_y - top + 2)):
         for x in range(max(0, seed_x - left - 1), min(width, seed_x - left + 2)):
             state[y, x] = _SEEN
-            queue[tail] = y * width + x
+            queue[tail] = y << _SHIFT | x
             tail += 1
     begin, depth = 0, 1
     while begin < tail:
         end = tail
-        for i in range(begin, end):
-            y = queue[i] // width
-            x = queue[i] - y * width
-            row, column = top + y, left + x
-            # Off the ground nothing grows (`patches.NOWHERE`).
-            if logits[4, row, column] == -np.inf:
-                continue
-            field_x = (sigmoid(logits[0, row, column]) - half) * eight
-            field_y = (sigmoid(logits[1, row, column]) - half) * eight
-            if absolute:
-                field_x = field_x + across[column] - origin_x
-                field_y = field_y + down[row] - origin_y
+        for first in range(begin, end, _LANES):
+            count = min(_LANES, end - first)
+            for i in range(count):
+                y, x = queue[first + i] >> _SHIFT, queue[first + i] & _LOW
+                row, column = top + y, left + x
+                for channel in range(4):
+                    lanes[channel * _LANES + i] = logits[channel, row, column]
+                lanes[4 * _LANES + i] = column - seed_x
+                lanes[5 * _LANES + i] = row - seed_y
+            if together:
+                _classify_together(lanes, origin_x, origin_y, step, weights)
             else:
-                field_x = field_x - origin_x + np.float32(column - seed_x) * step
-                field_y = field_y - origin_y + np.float32(row - seed_y) * step
-            value = _classify(
-                field_x,
-                field_y,
-                logits[2, row, column],
-                logits[3, row, column],
-                weights,
-                hidden,
-            )
-            if not value >= threshold:
-                continue
-            state[y, x] = _MEMBER
-            values[y, x] = value
-            y0, x0, y1, x1 = min(y0, y), min(x0, x), max(y1, y + 1), max(x1, x + 1)
-            if depth == limit:
-                continue
-            for v in range(max(0, y - 1), min(height, y + 2)):
-                for u in range(max(0, x - 1), min(width, x + 2)):
-                    if state[v, u] == _FREE:
-                        state[v, u] = _SEEN
-                        queue[tail] = v * width + u
-                        tail += 1
+                for i in range(count):
+                    field_x = (sigmoid(lanes[i]) - half) * eight
+                    field_y = (sigmoid(lanes[_LANES + i]) - half) * eight
+                    if absolute:
+                        field_x = field_x + across[seed_x + int(lanes[4 * _LANES + i])] - origin_x
+                        field_y = field_y + down[seed_y + int(lanes[5 * _LANES + i])] - origin_y
+                    else:
+                        field_x = field_x - origin_x + lanes[4 * _LANES + i] * step
+                        field_y = field_y - origin_y + lanes[5 * _LANES + i] * step
+                    lanes[6 * _LANES + i] = _classify(
+                        field_x, field_y, lanes[2 * _LANES + i], lanes[3 * _LANES + i], weights, hidden
+                    )
+            for i in range(count):
+                value = lanes[6 * _LANES + i]
+                if not value >= threshold:
+                    continue
+                y, x = queue[first + i] >> _SHIFT, queue[first + i] & _LOW
+                # Off the ground nothing grows (`patches.NOWHERE`).
+                if logits[4, top + y, left + x] == -np.inf:
+                    continue
+                state[y, x] = _MEMBER
+                values[y, x] = value
+                y0, x0, y1, x1 = min(y0, y), min(x0, x), max(y1, y + 1), max(x1, x + 1)
+                if depth == limit:
+                    continue
+                for v in range(max(0, y - 1), min(height, y + 2)):
+                    for u in range(max(0, x - 1), min(width, x + 2)):
+                        if state[v, u] == _FREE:
+                            state[v, u] = _SEEN
+                            queue[tail] = v << _SHIFT | u
+                            tail += 1
         begin = end
         depth += 1
     return y0, x0, y1, x1
@@ -266,6 +308,7 @@ def _is_cut(
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def grow_all(
     logits: NDArray[np.float32],
+    image: tuple[int, int],
     seeds: NDArray[np.int32],
     window: int,
     window_max: int,
@@ -278,13 +321,14 @@ def grow_all(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """Every seed's members: box int32 [n, 4], start int64 [n + 1] and the boxes' logits one after the other.
 
-    Whoever lies against its window's side is grown again in one of twice the size, up to `window_max`. Who was: bool
-    [n]; who lies against the last one's side too: bool [n]. `across` float32 [w] and `down` float32 [h]: coordinates
-    in place of steps from the seed; empty for steps.
+    `image`: height and width of what is looked at of `logits`, from its first pixel on. Whoever lies against its
+    window's side is grown again in one of twice the size, up to `window_max`. Who was: bool [n]; who lies against the
+    last one's side too: bool [n]. `across` float32 [w] and `down` float32 [h]: coordinates in place of steps from the
+    seed; empty for steps.
     """
-    image = (logits.shape[1], logits.shape[2])
     count = seeds.shape[0]
     hidden = np.empty(width_of_mlp, np.float32)
+    lanes = np.zeros(7 * _LANES, np.float32)
     room = (min(2 * window_max, image[0]), min(2 * window_max, image[1]))
     state = np.zeros(room, np.uint8)
     values = np.empty(room, np.float32)
@@ -303,8 +347,8 @@ def grow_all(
             top = max(0, min(seed_y - half, image[0] - height))
             left = max(0, min(seed_x - half, image[1] - width))
             y0, x0, y1, x1 = _grow(
-                logits, top, left, seed_y, seed_x, step, across, down, threshold, weights, hidden, state, values,
-                queue, height, width,
+                logits, top, left, seed_y, seed_x, step, across, down, threshold, weights, hidden, lanes, state,
+                values, queue, height, width,
             )  # fmt: skip
             a0, b0 = max(0, min(y0, seed_y - top) - margin), max(0, min(x0, seed_x - left) - margin)
             a1, b1 = min(height, max(y1, seed_y - top + 1) + margin), min(width, max(x1, seed_x - left + 1) + margin)

@@ -91,20 +91,22 @@ def find_instances(
     model: Model,
     *,
     regrow: bool = True,
+    size: tuple[int, int] | None = None,
     coordinates: Coordinates = _FROM_SEED,
     threads: int = 1,
 ) -> Instances:
     """Instances of one image from its logits, float32 [5, h, w], the same whatever the number of `threads`.
 
+    `size`: height and width of the image, if the logits go on to the right of it and below; None: they do not.
     `regrow` False and the package's `coordinates`: exactly what the package does.
     """
     logits = _side_by_side(logits, threads)
-    height, width = logits.shape[1:]
-    seeds_at = seed_map(logits[4])
+    height, width = logits.shape[1:] if size is None else size
+    seeds_at = seed_map(logits[4], height, width)
     seeds = find_peaks(seeds_at, model.peak_distance, np.float32(model.seed_threshold), threads)
     mask_threshold = np.float32(model.mask_threshold)
     largest = model.window_max if regrow else model.window
-    boxes, starts, pool, regrown, cut = _grown(logits, seeds, model, largest, coordinates, threads)
+    boxes, starts, pool, regrown, cut = _grown(logits, (height, width), seeds, model, largest, coordinates, threads)
     labels, members = paint(boxes, starts, pool, height, width, mask_threshold)
     parent = merge(boxes, starts, pool, members, seeds, np.float32(model.overlap_threshold))
     area, box = collect(labels, boxes, parent)
@@ -132,6 +134,7 @@ def _side_by_side(logits: NDArray[np.float32], threads: int) -> NDArray[np.float
 
 def _grown(
     logits: NDArray[np.float32],
+    image: tuple[int, int],
     seeds: NDArray[np.int32],
     model: Model,
     largest: int,
@@ -145,6 +148,7 @@ def _grown(
     def grow(start: int, stop: int) -> Grown:
         return grow_all(
             logits,
+            image,
             seeds[start:stop],
             model.window,
             largest,

@@ -16,12 +16,12 @@ from microtome.segmentation.shares import in_shares
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def seed_map(logit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Undo the scaling of the distance target: float32 [h, w] logits to float32 [h, w] seed values.
+def seed_map(logit: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Undo the scaling of the distance target: logits float32, of which the first `height` × `width` are taken, to seed
+    values, float32 [height, width].
 
     Both roundings of float32 are kept, because they make the ties that the peak rule must break.
     """
-    height, width = logit.shape
     out = np.empty((height, width), np.float32)
     for y in range(height):
         for x in range(width):
