@@ -57,8 +57,8 @@ def convolution_peak(precision: Precision, threads: int = 0, seconds: float = 2.
 @dataclass(frozen=True, eq=False)
 class Executed:
     """Counts the operations that an engine's convolutions execute: fewer than the model has where it is rewritten, and
-    where only a part of what the network sees is wanted. Of 3 × 3 convolutions by Winograd's those are counted that they
-    would have as they are written, so that their share of the peak can be more than one.
+    where only a part of what the network sees is wanted. Of Winograd's convolutions those are counted that they would
+    have as they are written, so that their share of the peak can be more than one.
     """
 
     network: Network
