@@ -6,6 +6,7 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from microtome.tilestore import BoundedResults, ResultStore
@@ -156,3 +157,14 @@ def test_a_job_that_holds_while_others_evict_never_sees_half(root: Path, store: 
     for thread in threads:
         thread.join(60)
     assert torn == []
+
+
+def test_pictures_of_slides_count_and_go_like_everything_else(store: ResultStore, bounded: BoundedResults) -> None:
+    store.keep_picture("c" * 64, np.zeros((10, 10, 3), np.uint8))
+    (thing,) = bounded.things()
+    assert thing.name == f"tissue/{'c' * 64}.npy"
+    assert thing.size > 300
+    # The mask is held; the picture can be had from the slide again.
+    bounded.hold("job", tissue_key="c" * 64)
+    assert bounded.evict(thing.name, {})
+    assert store.picture("c" * 64) is None

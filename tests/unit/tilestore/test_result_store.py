@@ -55,3 +55,18 @@ def test_a_damaged_result_is_forgotten(store: ResultStore) -> None:
             store.read("key", 0, 0)
         gone += not store.has("key", 0, 0)
     assert gone > 50
+
+
+def test_what_is_left_of_a_picture_is_no_picture(store: ResultStore) -> None:
+    picture = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
+    assert store.picture("key") is None
+    store.keep_picture("key", picture)
+    kept = store.picture("key")
+    assert kept is not None
+    assert np.array_equal(kept, picture)
+    path = store.tissue("key").with_suffix(".npy")
+    for left in (path.read_bytes()[:-1], b""):
+        path.write_bytes(left)
+        assert store.picture("key") is None
+    store.keep_picture("key", picture[..., 0])
+    assert store.picture("key") is None
