@@ -27,8 +27,8 @@ from microtome.training.labelled import REPORTED, Labelled
 # uint8 pixels [h, w, 3], low [3], scale [3] to logits float32 [5, h, w].
 Network = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
-SEED_THRESHOLDS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
-MASK_THRESHOLDS = (0.47, 0.53, 0.6, 0.65, 0.7)
+SEED_THRESHOLDS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
+MASK_THRESHOLDS = (0.47, 0.53, 0.6, 0.65, 0.7, 0.75, 0.8)
 
 
 def logits_of(network: Network, image: Labelled, percentiles: tuple[float, float]) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ class Plan:
     batch: int = 8
     rate: float = 1e-3
     rise: int = 100
-    decay: float = 1e-4
+    decay: float = 2e-2
     average: float = 0.998
     pictures: int = 48
     seed: int = 1

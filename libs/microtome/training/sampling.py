@@ -44,10 +44,10 @@ class Recipe:
     crop: int = 192
     mpp: float = 0.5
     shares: tuple[tuple[str, float], ...] = (
-        ("tnbc", 0.52),
-        ("nuinsseg", 0.32),
+        ("tnbc", 0.45),
+        ("nuinsseg", 0.40),
         ("dsb2018", 0.08),
-        ("procedural", 0.08),
+        ("procedural", 0.07),
     )
     scale: tuple[float, float] = (0.72, 1.45)
     clamp: tuple[float, float] = (-2.0, 3.0)
@@ -90,7 +90,7 @@ class Sampler:
         labels = np.where(outside, 0, labels).astype(np.int32)
         doubtful = outside | touching(labels, 1) if image.guessed else outside
         shades = pixels.astype(np.float32)
-        if rng.random() < 0.4:
+        if rng.random() < 0.7:
             shades = _restained(shades, self._looks[rng.integers(len(self._looks))], rng.uniform(0.3, 1.0))
         shades = _degraded(rng, _tinted(rng, shades))
         return Sample(
@@ -164,7 +164,7 @@ def _tinted(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np
     """More or less of each stain, other light, other gamma."""
     if rng.random() < 0.7:
         density = _density(pixels)
-        factor, offset = 1 + rng.normal(0, 0.18, 3), rng.normal(0, 0.03, 3)
+        factor, offset = 1 + rng.normal(0, 0.26, 3), rng.normal(0, 0.05, 3)
         pixels = _pixels((density * factor + offset).astype(np.float32))
     if rng.random() < 0.3:
         pixels = 255 * (pixels / 255) ** np.exp(rng.normal(0, 0.15)) * rng.uniform(0.88, 1.05, 3)
