@@ -7,7 +7,6 @@ can help. Refuses: to report success; the body does that, since only it knows th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -107,14 +106,12 @@ class Attempts:
             log.info("did not begin: %s", refused, extra=extra)
             return
         try:
-            standings, context = await asyncio.gather(
-                leases.progress([job_id]), self._process.queries.job_context(job_id)
-            )
+            standing = (await leases.progress([job_id])).get(job_id)
             held = Attempt(
-                context=context,
+                context=await self._process.queries.job_context(job_id),
                 lease=lease,
                 user_log=self._user_log,
-                progress=standings[job_id].progress if job_id in standings else Progress(),
+                progress=Progress() if standing is None else standing.progress,
             )
             log.info("%s begins", stage, extra=extra)
             held.note(f"{stage} begins", attempt=attempt, worker=self._process.owner)

@@ -6,7 +6,8 @@ the file to cells.geojson, with the engine that `auto` picks and in fp32; `micro
 services, from the accepted workflow to all files downloaded. Each runs in a process of its own, which has loaded its
 model and its compiled code and has been over a small slide in the same way; what one run read or decoded is forgotten
 before the next. Every way runs as often as every other; seconds are medians, and the first run of each, which meets the
-slide's shapes and asks for memory for the first time, stands beside them.
+slide's shapes and asks for memory for the first time, stands beside them. Each begins when the machine is idle: what
+one leaves behind, pages that are given back for seconds after its end, say, is not charged to the next.
 
 Both read CMU-1-Small-Region (0.499 µm/px) pixel by pixel, as at 0.5. Cells agree with those that the package finds when
 it runs untiled, normalised once for the whole image: F1 at IoU 0.5, objects under the model's least size left out of
@@ -59,6 +60,8 @@ MPP = 0.5
 # In fp32, the fastest first; the last runs the model's file as it is, all of each patch.
 FP32 = ("microtome-cpu-fp32", "openvino-cpu-fp32", "onnxruntime-cpu-fp32")
 WAYS = ("package slide", "package memory", "auto", "fp32", "segment", "services")
+# What the process of a way is asked for.
+ASKED = {"package slide": "slide", "package memory": "memory", "auto": "engine", "fp32": "engine", "segment": "segment"}
 
 
 @dataclass
@@ -89,6 +92,12 @@ class Bench:
     stack: EmbeddedStack
     model: Model
     folder: Path
+
+    async def run(self, slide: Slide, way: str) -> dict[str, Any]:
+        """One run."""
+        if way == "services":
+            return await self.services_run(slide)
+        return (self.package_run if way in self.package else self.ours_run)(slide, way, ASKED[way])
 
     def package_run(self, slide: Slide, way: str, what: str) -> dict[str, Any]:
         """Have the package do something to a copy of the slide, as it writes beside it."""
@@ -160,12 +169,9 @@ async def measure(bench: Bench, slides: Sequence[Slide], repeats: int) -> None:
     """All runs, in turns."""
     for _ in range(repeats):
         for slide in slides:
-            _note(slide, "package slide", bench.package_run(slide, "package slide", "slide"))
-            _note(slide, "package memory", bench.package_run(slide, "package memory", "memory"))
-            _note(slide, "auto", bench.ours_run(slide, "auto", "engine"))
-            _note(slide, "fp32", bench.ours_run(slide, "fp32", "engine"))
-            _note(slide, "segment", bench.ours_run(slide, "segment", "segment"))
-            _note(slide, "services", await bench.services_run(slide))
+            for way in WAYS:
+                machine.wait_until_idle()
+                _note(slide, way, await bench.run(slide, way))
     for slide in slides:
         slide.untiled = _untiled(bench, slide)
         truth = bench.labels(slide, "untiled")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def facts() -> dict[str, str | int | float]:
         "python": platform.python_version(),
         "load_1min": round(os.getloadavg()[0], 2),
     }
+
+
+def wait_until_idle(limit_s: float = 20.0, busy: float = 0.1) -> None:
+    """Return when the cores were idle for half a second but for a share of `busy`, at the latest after `limit_s`."""
+    until = time.monotonic() + limit_s
+    while psutil.cpu_percent(interval=0.5) > 100 * busy and time.monotonic() < until:
+        pass
 
 
 def _cpu_name() -> str:
