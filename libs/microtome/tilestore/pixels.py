@@ -116,7 +116,8 @@ def _checked(key: str) -> str:
 def _created(path: Path) -> BinaryIO:
     """Open a new file for writing, with its folders: these may vanish while another attempt is discarded."""
     for _ in range(_CREATE_TRIES):
-        with contextlib.suppress(FileNotFoundError):
+        # `mkdir` says that a folder exists, too, where it vanished before it was looked at.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("xb")
     raise FileNotFoundError(f"The folder of {path} vanishes again and again.")
