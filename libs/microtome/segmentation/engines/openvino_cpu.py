@@ -34,6 +34,8 @@ from microtome.segmentation.grid import Rect
 from microtome.segmentation.model import Model
 
 Precision = Literal["fp32", "bf16", "int8"]
+# Those of some thirty shapes of patches. A large slide has hundreds, and they seldom come again.
+_KEPT_KERNELS = 1000
 # The package that reports to Google Analytics; without it OpenVINO uses its own stand-in, which does nothing.
 _REPORTER = "openvino_telemetry"
 
@@ -93,6 +95,8 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
             # The head runs beside the network on the same cores.
             "ENABLE_CPU_PINNING": False,
+            # Kernels that are kept for shapes met before, layer by layer; by default 5,000, and every shape holds 5 MB.
+            "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         }
         self._tensor = ov.Tensor
         self._request = core.compile_model(graph, "CPU", options).create_infer_request()
