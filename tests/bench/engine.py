@@ -220,7 +220,7 @@ class Roof:
 
 
 def head_ms(slide: Slide) -> float:
-    """Milliseconds of one thread for the head on a megapixel that went through the network."""
+    """Milliseconds for which a megapixel that went through the network is in the head, whose threads share a tile."""
     run = slide.best("auto")
     return float(1000 * run["stages"]["head"] / run["network_mpix"])
 
