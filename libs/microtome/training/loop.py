@@ -1,6 +1,7 @@
 """Training itself.
 
     python -m microtome.training.loop --data FOLDER --out FOLDER [--init WEIGHTS.safetensors] [--steps N] [--smoke]
+    python -m microtome.training.loop --data FOLDER --out FOLDER --widen WEIGHTS.safetensors --layers 32,64,128,256
 
 Promises: a run that is killed and started again with the same arguments goes on where its last state was; the samples
 of a step depend on its number alone. Every few minutes the averaged weights are scored on the choosing fold, and the
@@ -38,6 +39,7 @@ from microtome.training.labelled import Fold, Labelled, digest, read_groups
 from microtome.training.loss import Terms, choose_points, instance_loss, seed_loss
 from microtome.training.procedural import picture
 from microtome.training.sampling import Recipe, Sample, Sampler
+from microtome.training.widening import Widening
 
 _SAVE_SECONDS = 120
 HEAD = {
@@ -130,8 +132,20 @@ def batches(sampler: Sampler, plan: Plan, first: int) -> Iterator[tuple[torch.Te
             ahead.append(pool.submit(draw, step + 2))
 
 
-def train(data: Path, out: Path, init: Path | None, plan: Plan, recipe: Recipe, terms: Terms, minutes: float) -> None:
-    """Run until `plan.steps`, scoring every `minutes`. Raises `ModelMismatch` if `out` holds another recipe's state."""
+def train(
+    data: Path,
+    out: Path,
+    init: Path | None,
+    plan: Plan,
+    recipe: Recipe,
+    terms: Terms,
+    minutes: float,
+    widening: Widening | None = None,
+) -> None:
+    """Run until `plan.steps`, scoring every `minutes`, from scratch, from `init`, or from `init` widened.
+
+    Raises `ModelMismatch` if `out` holds another recipe's state, or if `init` is of another network.
+    """
     fold = Fold.holding_out(plan.held_out)
     learned, choosing = read_groups(data, fold.learned), read_groups(data, fold.choosing)
     made = tuple(
@@ -140,13 +154,14 @@ def train(data: Path, out: Path, init: Path | None, plan: Plan, recipe: Recipe, 
     )
     settled = {name: value for name, value in asdict(plan).items() if name != "steps"}
     record: dict[str, Any] = {
-        "recipe": {"plan": settled, "sampling": asdict(recipe), "terms": asdict(terms)},
+        "recipe": {"plan": settled, "sampling": asdict(recipe), "terms": asdict(terms)}
+        | ({"widening": asdict(widening)} if widening else {}),
         "data": {"learned": fold.learned, "choosing": fold.choosing, "sha256": digest((*learned, *choosing))},
         "init": hashlib.sha256(init.read_bytes()).hexdigest() if init else None,
         "schedule": [],
     }
     torch.manual_seed(plan.seed)
-    network = weights.read_weights(init, plan.layers) if init else weights.fresh(plan.layers)
+    network = weights.read_weights(init, plan.layers, widening) if init else weights.fresh(plan.layers)
     network = network.to(memory_format=torch.channels_last).train()
     average = weights.Average(network, plan.average)
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay)
@@ -250,7 +265,9 @@ def _main() -> None:
         "--data", type=Path, default=Path("../shared/data/labelled"), help="folder of the labelled sets"
     )
     parser.add_argument("--out", type=Path, default=Path(".microtome/training"), help="where states and checkpoints go")
-    parser.add_argument("--init", type=Path, help="weights (safetensors) to start from; without, from scratch")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, help="weights (safetensors) to start from; without, from scratch")
+    start.add_argument("--widen", type=Path, help="weights of a smaller network to start from; --layers says how wide")
     parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--rate", type=float, default=Plan.rate)
     parser.add_argument("--batch", type=int, default=Plan.batch)
@@ -273,7 +290,8 @@ def _main() -> None:
     if given.smoke:
         smoke(plan)
         return
-    train(given.data, given.out, given.init, plan, Recipe(), Terms(), given.minutes)
+    widening = Widening() if given.widen else None
+    train(given.data, given.out, given.widen or given.init, plan, Recipe(), Terms(), given.minutes, widening)
 
 
 def smoke(plan: Plan, steps: int = 60) -> None:

@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from microtome.errors import ModelMismatch
+from microtome.models.structure import bare
 from microtome.models.unet import InstanSegUNet
+from microtome.training.widening import Widening, widened
 
 NAME = "embedded_brightfield_nuclei"
 
@@ -43,11 +45,19 @@ class Average:
                     mine.copy_(theirs)
 
 
-def read_weights(path: Path, layers: tuple[int, ...]) -> InstanSegUNet:
-    """A network with the weights of a safetensors file. Raises `ModelMismatch` if they do not fit."""
+def read_weights(path: Path, layers: tuple[int, ...], widening: Widening | None = None) -> InstanSegUNet:
+    """A network with the weights of a safetensors file, or with those of a smaller network that are widened.
+
+    Raises `ModelMismatch` if they do not fit.
+    """
     network = InstanSegUNet(layers)
+    tensors = load_file(path)
+    if widening:
+        small = bare({name: tensor.numpy() for name, tensor in tensors.items()})
+        wide = widened(small, layers, widening)
+        tensors = network.state_dict() | {name: torch.from_numpy(value) for name, value in wide.items()}
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelMismatch(f"{path} does not hold weights of a network with layers {layers}: {error}") from error
     return network
