@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import numpy as np
-
 from microtome.attempts import Attempts
 from microtome.bus import topology
 from microtome.bus.queue import Delivery
@@ -15,23 +13,17 @@ from microtome.contracts.messages import InferWork
 from microtome.errors import MicrotomeError
 from microtome.heap import keep_freed_memory
 from microtome.process import connected
-from microtome.segmentation.engine import Engine
 from microtome.segmentation.engines import open_engine
 from microtome.segmentation.model import load_model
-from microtome.segmentation.run import warm_up
+from microtome.segmentation.warming import warm_up
 from microtome.tilestore import LocalPixelStore, ResultStore
+from microtome.tissue.fitting import LARGEST
 from services.inference.fence import Fence
 from services.inference.metrics import InferenceMetrics
 from services.inference.pipeline import Pipeline
 from services.inference.settings import InferenceSettings
 
 log = logging.getLogger(__name__)
-
-
-def _first_call(engine: Engine) -> None:
-    """Make the first tile of the first job as fast as any other."""
-    nothing, everything = np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32)
-    engine.infer(np.zeros((1, 256, 256, 3), np.uint8), nothing, everything)
 
 
 async def serve(stop: asyncio.Event) -> None:
@@ -44,15 +36,14 @@ async def serve(stop: asyncio.Event) -> None:
         engine = await asyncio.to_thread(open_engine, model, settings.engine, settings.inference_threads)
         if engine.note:
             log.info(engine.note)
-        compiled_s = await asyncio.to_thread(warm_up, model)
-        await asyncio.to_thread(_first_call, engine)
+        warm_s = await asyncio.to_thread(warm_up, model, engine, min(settings.tile_size, LARGEST))
         log.info(
             "ready",
             extra={
                 "engine": engine.name,
                 "model": model.name,
                 "digest": model.digest,
-                "compiled_s": round(compiled_s, 2),
+                "warm_s": round(warm_s, 2),
             },
         )
         metrics = InferenceMetrics(process.registry)

@@ -13,7 +13,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from microtome.heap import keep_freed_memory
@@ -21,8 +20,9 @@ from microtome.segmentation.engines import open_engine
 from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Normalisation
-from microtome.segmentation.run import segment, warm_up
+from microtome.segmentation.run import segment
 from microtome.segmentation.sampling import sample_histogram, sampling_grid, spread
+from microtome.segmentation.warming import warm_up
 from microtome.slides.reader import SlideReader
 from microtome.slides.resample import warm_up as warm_up_resampling
 from microtome.tissue.ground import Ground
@@ -43,10 +43,8 @@ def main() -> int:
     keep_freed_memory()
     model = load_model(options.model)
     engine = open_engine(model)
-    warm_up(model)
+    warm_up(model, engine, options.tile_size)
     warm_up_resampling()
-    blank = np.full((1, options.tile_size, options.tile_size, 3), 240, np.uint8)
-    engine.infer(blank, np.zeros((1, 3), np.float32), np.full((1, 3), 1 / 255, np.float32))
 
     process = psutil.Process()
     cpu = sum(process.cpu_times()[:2])

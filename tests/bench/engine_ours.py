@@ -31,15 +31,16 @@ from microtome.segmentation.engine import Engine
 from microtome.segmentation.engines import open_engine
 from microtome.segmentation.grid import STRIDE, Grid, Tile
 from microtome.segmentation.model import Model, load_model
-from microtome.segmentation.run import segment, warm_up
+from microtome.segmentation.run import segment
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
+from microtome.segmentation.warming import warm_up
 from microtome.slides import opening, resample, thumbnail, tiff_tiles
 from microtome.slides.conversion import make_readable
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import MPP, write_synthetic_slide
 from microtome.standalone.labels import LabelImage
 from microtome.standalone.running import Wishes, segment_image
-from microtome.tissue.fitting import fitting_grid
+from microtome.tissue.fitting import LARGEST, fitting_grid
 from microtome.tissue.ground import Ground
 from microtome.tissue.mask import find_tissue
 from microtome.tissue.tiles import blocks_with_tissue, tiles_with_tissue
@@ -144,8 +145,8 @@ def answer(wish: dict[str, Any], model: Model, engine: Engine, threads: int) -> 
 
 
 def ready(model: Model, engine: Engine, threads: int) -> None:
-    """Compile and load everything once: on a small slide, both ways."""
-    warm_up(model)
+    """Make everything ready as a worker does; then run once on a small slide, both ways."""
+    warm_up(model, engine, LARGEST)
     resample.warm_up()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -11,7 +11,7 @@ from PIL import Image
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
-from microtome.segmentation.run import warm_up
+from microtome.segmentation.warming import warm_head
 from tests.integration.merge_order import Segmented, segment_mosaic
 
 
@@ -37,7 +37,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def engine(model: Model) -> OnnxRuntimeEngine:
     """The model on the CPU, in fp32; let go after each module."""
-    warm_up(model)
+    warm_head(model)
     return OnnxRuntimeEngine(model, device="cpu")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -20,9 +19,9 @@ from microtome.errors import ConfigurationError
 from microtome.segmentation.cells import TileCells, segment_tile
 from microtome.segmentation.engine import Engine
 from microtome.segmentation.flow import Flow, Measured, Seconds
-from microtome.segmentation.grid import Grid, Rect, Tile
+from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import Model
-from microtome.segmentation.normalisation import Histogram, Normalisation
+from microtome.segmentation.normalisation import Normalisation
 from microtome.segmentation.patches import Bits, View
 from microtome.segmentation.reading import RegionReader
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
@@ -41,19 +40,6 @@ def content_key(slide_sha256: str, model: Model, parameters: Mapping[str, object
     facts = {"algorithm": ALGORITHM, "slide": slide_sha256, "model": model.digest, "parameters": dict(parameters)}
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def warm_up(model: Model) -> float:
-    """Compile all that a tile needs, so that the first one does not wait; returns the seconds it took."""
-    began = time.perf_counter()
-    blank = np.full((80, 80, 3), 255, np.uint8)
-    for view in (blank, blank[8:, 8:]):
-        Histogram.of(view)
-    rect = Rect(0, 0, 80, 80)
-    logits = np.full((5, 80, 80), -8.0, np.float32)
-    logits[4, 36:44, 36:44] = 8.0
-    segment_tile(logits, Tile(0, 0, rect, rect, rect), model, blank)
-    return time.perf_counter() - began
 
 
 def segment(

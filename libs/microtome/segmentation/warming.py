@@ -1,0 +1,54 @@
+"""What a process does before its first tile, so that the first is as fast as any other.
+
+Promises: what a tile needs is compiled, and the memory that the network takes for the largest tile has been touched,
+once and in one piece: the first slide of a process takes no longer than the next, and tiles of other shapes ask for no
+more. (Left to the first tiles it cost a small slide half of its time, and memory grew with every larger patch.)
+Refuses: to run whole tiles where the engine runs parts: what a slide with glass needs is what is warmed.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from microtome.segmentation.cells import segment_tile
+from microtome.segmentation.engine import Engine, TrimmingEngine
+from microtome.segmentation.grid import Rect, Tile
+from microtome.segmentation.model import Model
+from microtome.segmentation.normalisation import Histogram
+
+# On an edge, for an engine that is only to be run once: it keeps no memory for the next tile.
+_ONCE = 256
+
+
+def warm_head(model: Model) -> None:
+    """Compile what turns logits into cells."""
+    blank = np.full((80, 80, 3), 255, np.uint8)
+    for view in (blank, blank[8:, 8:]):
+        Histogram.of(view)
+    rect = Rect(0, 0, 80, 80)
+    logits = np.full((5, 80, 80), -8.0, np.float32)
+    logits[4, 36:44, 36:44] = 8.0
+    segment_tile(logits, Tile(0, 0, rect, rect, rect), model, blank)
+
+
+def warm_engine(engine: Engine, edge: int, halo: int) -> None:
+    """Run the network on a blank tile; `edge`: of the largest tile that will come, `halo`: of its parts, in pixels.
+
+    Raises `EngineFailed` where there is no memory for such a tile.
+    """
+    low, scale = np.zeros((1, 3), np.float32), np.full((1, 3), 1 / 255, np.float32)
+    if isinstance(engine, TrimmingEngine) and edge > 2 * halo:
+        part = Rect(halo, halo, edge - 2 * halo, edge - 2 * halo)
+        engine.infer_part(np.full((1, edge, edge, 3), 255, np.uint8), low, scale, part)
+    else:
+        engine.infer(np.full((1, _ONCE, _ONCE, 3), 255, np.uint8), low, scale)
+
+
+def warm_up(model: Model, engine: Engine, edge: int) -> float:
+    """Do both, for tiles of at most `edge` pixels; returns the seconds that it took. Raises `EngineFailed`."""
+    began = time.perf_counter()
+    warm_head(model)
+    warm_engine(engine, edge, model.halo)
+    return time.perf_counter() - began
