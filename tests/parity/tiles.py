@@ -139,6 +139,7 @@ CLASSIFIERS = {
     "diamonds and sigma": diamonds(4.0, 1.5, 0.5),
     # What the third channel paints is the object, whatever its size.
     "painted": diamonds(4.0, -0.5, 1.0, 1 / 256),
+    "painted, wherever": diamonds(4.0, -0.5, 1.0, 0.0),
     **{f"random {k}": random_classifier(k) for k in range(6)},
 }
 
@@ -207,6 +208,21 @@ def _ties() -> Iterator[Case]:
     stripes = np.zeros((5, *size), np.float32)
     stripes[4] = np.where(np.arange(size[1]) % 7 == 3, 4, -8)
     yield _case("ties", "stripes", stripes, "saturated diamonds")
+    # Windows of 24 cut three bands; of each the two seeds share 17 of 31 columns, 16 of 32, 15 of 33.
+    bands = np.zeros((5, 64, 96), np.float32)
+    bands[2], bands[4] = _OUTSIDE[2], -20
+    for row, apart in ((12, 7), (32, 8), (52, 9)):
+        bands[2, row - 2 : row + 3] = _INSIDE[2]
+        bands[4, row, [44, 44 + apart]] = 4
+    yield _case("ties", "overlaps around half", grains(bands), "painted", window=12, overlap_threshold=0.5)
+    # Discs whose rims have just the probability that is asked for; the second one's seed has just the value.
+    level = np.zeros((5, 80, 96), np.float32)
+    level[4] = -20
+    for x, seed in ((28, 4), (68, 0)):
+        away = np.hypot(*(np.indices((80, 96)) - np.array([40, x])[:, None, None]))
+        level[2] += 0.5 * (away <= 12) + 1.5 * (away <= 8)
+        level[4, 40, x] = seed
+    yield _case("ties", "what is asked for", level, "painted, wherever", mask_threshold=0.5, seed_threshold=0.5)
 
 
 def _shapes() -> Iterator[Case]:
