@@ -25,6 +25,7 @@ from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.run import segment
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import MPP, paint, write_synthetic_slide
+from microtome.standalone import running
 from microtome.standalone.running import WORK, Wishes, segment_image
 from microtome.tissue.fitting import fitting_grid
 from microtome.tissue.ground import Ground
@@ -95,6 +96,8 @@ def test_the_files_are_those_of_a_job_and_a_label_image(whole: Path, slide: Path
     assert summary["engine"] == FP32
     assert {"open", "tissue", "plan", "network", "head", "merge"} <= summary["stage_seconds"].keys()
     assert 0 <= summary["engine_idle_fraction"] < 1
+    # One tile has no seams; that is said, too.
+    assert (summary["tiles_total"], summary["seams"]["seam_px"], summary["seams"]["duplicates"]) == (1, 0, 0)
 
 
 def test_its_cells_are_those_of_the_engine_whatever_the_tiles(whole: Path, slide: Path, tmp_path: Path) -> None:
@@ -108,7 +111,12 @@ def test_its_cells_are_those_of_the_engine_whatever_the_tiles(whole: Path, slide
     assert {cell[:2] for cell in cells_of(whole)} == seeds
     small = tmp_path / "small"
     assert typed(slide, "--out", small, "--engine", FP32, "--tile-size", 384, "--threads", 2) == 0
-    assert json.loads((small / "summary.json").read_bytes())["tiles_total"] == 9
+    summary = json.loads((small / "summary.json").read_bytes())
+    assert summary["tiles_total"] == 9
+    assert summary["seams"]["seam_px"] == 4 * 700
+    assert summary["seams"]["duplicates"] == 0
+    assert summary["seams"]["cells_at_seams"] > 10
+    assert abs(summary["seams"]["density_ratio"] - 1) < 5 * summary["seams"]["density_error"]
     assert cells_of(small) == cells_of(whole)
     assert_labels_are_rows(tifffile.imread(small / "labels.tif"), small)
 
@@ -292,7 +300,7 @@ def test_half_the_pixel_size_is_read_at_the_models(slide: Path, tmp_path: Path) 
 
 
 def test_a_flat_picture_is_read_and_its_folder_left_alone(
-    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -300,11 +308,15 @@ def test_a_flat_picture_is_read_and_its_folder_left_alone(
     Image.fromarray(SlideReader(slide, MPP).read(0, 0, 400, 300)).save(picture)
     assert typed(picture, "--out", tmp_path / "none") == 1
     assert "--mpp" in capsys.readouterr().err
+    # One pixel more than labels are drawn of.
+    monkeypatch.setattr(running, "LABELS_PIXELS", 400 * 300 - 1)
     assert (
         main(["--json", "segment", str(picture), "--out", str(tmp_path / "out"), "--mpp", "0.5", "--engine", FP32]) == 0
     )
     assert json.loads(capsys.readouterr().out)["cells"] > 5
     assert list(pictures.iterdir()) == [picture]
+    assert (tmp_path / "out" / "cells.parquet").exists()
+    assert not (tmp_path / "out" / "labels.tif").exists()
 
 
 def refusals(slide: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
