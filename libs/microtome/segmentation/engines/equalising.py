@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.segmentation.engines.disjoint import DisjointSets
 from microtome.segmentation.engines.network import Layer, Network
 
 Factors = Mapping[int, NDArray[np.float64]]
@@ -69,23 +70,13 @@ def _along(factor: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 def _groups(network: Network) -> list[list[int]]:
     """Return the layers whose channels can only be scaled together, of all that can be."""
-    groups = list(range(len(network.layers)))
-
-    def of(index: int) -> int:
-        while groups[index] != index:
-            index = groups[index]
-        return index
-
+    groups = DisjointSets(len(network.layers))
     for index, layer in enumerate(network.layers):
         if layer.kind in _TRANSPARENT:
             for at in layer.inputs:
-                groups[of(index)] = of(at)
-    fixed = {of(len(network.layers) - 1)}
+                groups.join(index, at)
+    fixed = {groups.of(len(network.layers) - 1)}
     for index, layer in enumerate(network.layers):
         if layer.kind in {"picture", "concat"}:
-            fixed |= {of(index), *map(of, layer.inputs)}
-    found: dict[int, list[int]] = {}
-    for index in range(len(network.layers)):
-        if of(index) not in fixed:
-            found.setdefault(of(index), []).append(index)
-    return list(found.values())
+            fixed |= {groups.of(index), *map(groups.of, layer.inputs)}
+    return [group for group in groups.sets() if groups.of(group[0]) not in fixed]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from microtome.segmentation.engines.disjoint import DisjointSets
 from microtome.segmentation.engines.network import Layer, Network
 from microtome.segmentation.grid import Rect
 
@@ -119,20 +120,14 @@ def _read(layer: Layer, margin: int) -> int:
 
 def _groups(network: Network, needed: list[int]) -> list[int]:
     """Give each layer the number of its group: layers that are computed on one part of the picture."""
-    groups = list(range(len(network.layers)))
-
-    def of(index: int) -> int:
-        while groups[index] != index:
-            index = groups[index]
-        return index
-
+    groups = DisjointSets(len(network.layers))
     for index, layer in enumerate(network.layers):
         for at in layer.inputs:
             changes = layer.kind in _ENLARGING or layer.kind == "pool"
             spares = layer.kind == "convolution" and needed[at] - _read(layer, needed[index]) >= _WORTH
             if not changes and not spares:
-                groups[of(index)] = of(at)
-    return [of(index) for index in range(len(groups))]
+                groups.join(index, at)
+    return [groups.of(index) for index in range(len(network.layers))]
 
 
 def _group_margins(network: Network, needed: list[int], groups: list[int]) -> dict[int, int | None]:
