@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import geopandas
@@ -20,6 +20,7 @@ from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
 from microtome.artifacts.pictures import PREVIEW_PIXELS, THUMBNAIL_PIXELS
 from microtome.contracts.messages import JobType
 from microtome.slides.reader import SlideReader
+from microtome.tissue.mask import ALGORITHM
 from microtome.tissue.region import Region
 from services.merger.making import make_artifacts
 from tests.integration.merge_order import CELL_FILES, FILES, MPP, TISSUE, Segmented
@@ -113,7 +114,11 @@ def test_pictures_and_summary(segmented: Segmented, tmp_path: Path) -> None:
     idle = seconds["idle"] / (seconds["idle"] + seconds["network"])
     assert summary["engine_idle_fraction"] == pytest.approx(idle, abs=1e-3)
     assert summary["stain"] == "he"
-    assert summary["regrown"] >= 0
+    # What the tissue was found with: every number of it.
+    assert asdict(mask.parameters).items() <= summary["tissue"].items()
+    assert (summary["tissue"]["height"], summary["tissue"]["width"]) == mask.bits.shape
+    assert summary["tissue"]["algorithm"] == ALGORITHM
+    assert summary["tissue_mm2"] == pytest.approx(mask.bits.sum() * (mask.downsample[0] * MPP / 1000) ** 2, rel=1e-4)
     # One shape for all tiles, no halo where the slide ends: whatever the seams, no cell shows them.
     assert summary["seams"]["seam_px"] > 0
     assert summary["seams"]["duplicates"] == 0

@@ -68,6 +68,24 @@ def test_a_job_that_computed_no_tile_spent_no_time_on_any(segmented: Segmented, 
     assert not any("More than one engine" in note for note in result.notes)
 
 
+def test_cells_that_no_window_held_are_told(segmented: Segmented, tmp_path: Path) -> None:
+    order = remade(segmented.order, ResultStore(tmp_path / "results"), [("onnxruntime-cpu-fp32", "job/1")])
+    told = []
+    for name, cut in (("some", 1), ("none", 0)):
+        for address in order.results.known(KEY):
+            cells = replace(order.results.read(KEY, *address), regrown=3, cut=cut)
+            write_cells(cells, order.results.tile(KEY, *address), durable=False)
+        (tmp_path / name).mkdir()
+        make_artifacts(order, tmp_path / name, lambda _tiles, _cells: None)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        tiles = summary["tiles_processed"]
+        assert (summary["regrown"], summary["cut"]) == (3 * tiles, cut * tiles)
+        told.append([note for note in summary["notes"] if "larger than the largest window" in note])
+    (said,), none = told
+    assert said.startswith(f"{tiles} cells are larger than the largest window that a halo of 128 pixels leaves room")
+    assert none == []
+
+
 def _make_and_die(order: Order, folder: Path, after: int) -> None:
     def die(tiles: int, _cells: int) -> None:
         if tiles == after:
