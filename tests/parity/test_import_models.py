@@ -26,14 +26,17 @@ with warnings.catch_warnings():
     from instanseg.utils.model_loader import build_model_from_dict
     from instanseg.utils.models.ChannelInvariantNet import AdaptorNetWrapper
 
+from microtome.commandline.main import main  # noqa: E402
+from microtome.models import importing  # noqa: E402
 from microtome.models.checking import check_model  # noqa: E402
 from microtome.models.importing import Imported, Wishes, import_model  # noqa: E402
+from microtome.models.official import OFFICIAL  # noqa: E402
 from microtome.models.parity import normalised  # noqa: E402
 from microtome.models.refusals import ImportNeedsMore, ModelRefused  # noqa: E402
 from microtome.scoring import scores  # noqa: E402
 from microtome.segmentation.engine import OnnxRuntimeEngine  # noqa: E402
 from microtome.segmentation.head import Coordinates, find_instances  # noqa: E402
-from microtome.segmentation.model import load_model  # noqa: E402
+from microtome.segmentation.model import load_model, preferred_model  # noqa: E402
 from microtome.slides.synthetic import paint  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
@@ -200,6 +203,30 @@ def test_an_official_zip_and_its_description(tmp_path: Path) -> None:
     assert (imported.about["licence"], imported.about["version"]) == ("Apache-2.0", "9.9")
     with pytest.raises(ImportNeedsMore, match="--mpp"):
         brought(script, tmp_path / "other")
+
+
+def test_an_official_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is typed; the file comes from here instead of from the release (`test_official` fetches over https)."""
+    script = scripted(built(), tmp_path / "instanseg.pt")
+    asked = []
+
+    def fetched(url: str, name: str, folder: Path, sha256: str | None = None) -> tuple[Path, str]:
+        asked.append(url)
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            archive.write(script, f"{name}/instanseg.pt")
+        return folder / f"{name}.zip", "0" * 64
+
+    monkeypatch.setattr(importing, "fetch", fetched)
+    monkeypatch.setenv("MICROTOME_MODELS", str(tmp_path / "models"))
+    assert preferred_model() == "embedded"
+    assert main(["model", "import", "brightfield_nuclei"]) == 0
+    assert asked == [OFFICIAL["brightfield_nuclei"].url]
+    about = json.loads((tmp_path / "models" / "brightfield_nuclei" / "about.json").read_text())
+    assert (about["licence"], about["version"], about["source"]["url"]) == ("Apache-2.0", "0.1.1", asked[0])
+    assert preferred_model() == "brightfield_nuclei"
+    assert load_model("brightfield_nuclei").mpp == 0.5
+    # What is there already is not replaced.
+    assert main(["model", "import", "brightfield_nuclei"]) == 1
 
 
 def test_a_checkpoint_of_the_packages_training(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 
 import numpy as np
@@ -13,7 +14,9 @@ from scipy import ndimage
 from shapely import Polygon, box
 
 from microtome.artifacts.hilbert import hilbert_index
+from microtome.artifacts.making import along_curve
 from microtome.artifacts.outlines import cell_ids, outlines
+from microtome.segmentation.grid import Grid
 from microtome.segmentation.measuring import in_micrometres
 from tests.unit.artifacts.cells_on_slide import KEY, discs, tile_of
 
@@ -59,6 +62,15 @@ def test_cells_lie_along_a_hilbert_curve() -> None:
     cells = outlines(tile_of(discs()), 2.0, KEY)
     order = hilbert_index(cells.seed_x.astype(np.int64), cells.seed_y.astype(np.int64), 31)
     assert (np.diff(order) > 0).all()
+
+
+def test_tiles_lie_along_the_curve_too() -> None:
+    tiles = list(Grid(8 * 256, 8 * 256, 256, 0).tiles())
+    curve = along_curve(tiles)
+    assert curve == along_curve(tiles[::-1])
+    assert {(tile.row, tile.column) for tile in curve} == {(row, column) for row in range(8) for column in range(8)}
+    steps = [abs(a.row - b.row) + abs(a.column - b.column) for a, b in itertools.pairwise(curve)]
+    assert set(steps) == {1}
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
