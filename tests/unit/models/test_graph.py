@@ -13,7 +13,7 @@ import pytest
 
 from microtome.models.graph import bare_network, largest_logit_at, network_bytes
 from microtome.models.structure import Adaptor, Structure, bare, read_structure
-from microtome.segmentation.model import load_model
+from microtome.segmentation.model import shipped_models
 from microtome.training.labelled import REPORTED
 from tests.unit.models.conftest import Weights, random_weights, structure
 
@@ -151,18 +151,19 @@ def test_the_first_weights_give_the_network_they_came_with() -> None:
     np.testing.assert_allclose(run(known, weights, given), bare_onnx.run(None, {"x": given})[0], atol=1e-4)
 
 
-def test_the_shipped_weights_give_the_shipped_network() -> None:
+@pytest.mark.parametrize("folder", shipped_models().values(), ids=shipped_models())
+def test_the_shipped_weights_give_the_shipped_network(folder: Path) -> None:
     from safetensors.numpy import load_file
 
-    folder = load_model("embedded").network.parent
     weights = bare(load_file(folder / "weights.safetensors"))
     assert network_bytes(read_structure(weights), weights, 0, FOREGROUND) == (folder / "model.onnx").read_bytes()
 
 
-def test_the_shipped_weights_say_what_they_learned_from() -> None:
+@pytest.mark.parametrize("folder", shipped_models().values(), ids=shipped_models())
+def test_the_shipped_weights_say_what_they_learned_from(folder: Path) -> None:
     from safetensors import safe_open
 
-    with safe_open(load_model("embedded").network.parent / "weights.safetensors", "np") as file:
+    with safe_open(folder / "weights.safetensors", "np") as file:
         recipe = json.loads(file.metadata()["recipe"])
     seen = {*recipe["data"]["learned"], *recipe["data"]["choosing"]}
     assert {"tnbc01", "nuinsseg"} < seen
