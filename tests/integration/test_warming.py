@@ -32,7 +32,7 @@ def peak_kb():
 model = load_model("embedded")
 engine = open_engine(model, "{ENGINE}", threads=2)
 edges = {SMALLER}
-warm_engine(engine, int(sys.argv[1]), model.halo)
+warm_engine(engine, int(sys.argv[1]))
 before = peak_kb()
 for edge in edges:
     part = Rect(96, 96, edge - 192, edge - 192)

@@ -3,7 +3,7 @@
 Promises: what a tile needs is compiled, and the memory that the network takes for the largest tile has been touched,
 once and in one piece: the first slide of a process takes no longer than the next, and tiles of other shapes ask for no
 more. (Left to the first tiles it cost a small slide half of its time, and memory grew with every larger patch.)
-Refuses: to run whole tiles where the engine runs parts: what a slide with glass needs is what is warmed.
+Refuses: to warm both of what an engine has for whole tiles and for parts: large tiles run in what it has for parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from microtome.segmentation.cells import segment_tile
 from microtome.segmentation.engine import Engine, TrimmingEngine
-from microtome.segmentation.grid import Rect, Tile
+from microtome.segmentation.grid import STRIDE, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram
 
@@ -33,15 +33,16 @@ def warm_head(model: Model) -> None:
     segment_tile(logits, Tile(0, 0, rect, rect, rect), model, blank)
 
 
-def warm_engine(engine: Engine, edge: int, halo: int) -> None:
-    """Run the network on a blank tile; `edge`: of the largest tile that will come, `halo`: of its parts, in pixels.
+def warm_engine(engine: Engine, edge: int) -> None:
+    """Run the network on a blank tile; `edge`: of the largest tile that will come, in pixels.
 
     Raises `EngineFailed` where there is no memory for such a tile.
     """
     low, scale = np.zeros((1, 3), np.float32), np.full((1, 3), 1 / 255, np.float32)
-    if isinstance(engine, TrimmingEngine) and edge > 2 * halo:
-        part = Rect(halo, halo, edge - 2 * halo, edge - 2 * halo)
-        engine.infer_part(np.full((1, edge, edge, 3), 255, np.uint8), low, scale, part)
+    if isinstance(engine, TrimmingEngine):
+        # A tile of which all is wanted takes more memory than any part of one.
+        pixels = np.full((1, edge, edge + STRIDE, 3), 255, np.uint8)
+        engine.infer_part(pixels, low, scale, Rect(0, 0, edge, edge))
     else:
         engine.infer(np.full((1, _ONCE, _ONCE, 3), 255, np.uint8), low, scale)
 
@@ -50,5 +51,5 @@ def warm_up(model: Model, engine: Engine, edge: int) -> float:
     """Do both, for tiles of at most `edge` pixels; returns the seconds that it took. Raises `EngineFailed`."""
     began = time.perf_counter()
     warm_head(model)
-    warm_engine(engine, edge, model.halo)
+    warm_engine(engine, edge)
     return time.perf_counter() - began

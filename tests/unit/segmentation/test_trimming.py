@@ -12,7 +12,7 @@ from PIL import Image
 
 from microtome.errors import InvalidRequest
 from microtome.segmentation.engine import Engine, OnnxRuntimeEngine, TrimmingEngine, infer_part
-from microtome.segmentation.engines import available_engines, open_engine
+from microtome.segmentation.engines import available_engines, open_engine, openvino_cpu
 from microtome.segmentation.engines.emitting import different_cuts, four_kernels
 from microtome.segmentation.engines.network import Layer, Network, read_network
 from microtome.segmentation.engines.openvino_cpu import openvino_module
@@ -92,6 +92,18 @@ def test_a_part_of_another_tile_with_the_same_halo_has_the_same_bits(
         opened[name], *tissue(Rect(224 - halo, 208 - halo, 160 + 2 * halo, 96 + 2 * halo)), Rect(halo, halo, 160, 96)
     )
     assert same(name, small, large)
+
+
+@pytest.mark.parametrize("name", [name for name in TRIMMING if name.startswith("openvino")])
+def test_a_whole_tile_has_the_same_bits_where_it_runs_as_a_part(
+    name: str, opened: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened[name]
+    apart = engine.infer(*tissue(WHOLE))
+    monkeypatch.setattr(openvino_cpu, "_WHOLE_PIXELS", 0)
+    # There is nothing else left that it could run in.
+    monkeypatch.setattr(engine, "_request", None)
+    assert same(name, engine.infer(*tissue(WHOLE)), apart)
 
 
 @pytest.mark.parametrize("name", TRIMMING)
