@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from microtome.artifacts.formats import EVERY_JOBS
-from microtome.artifacts.store import ArtifactStore
+from microtome.artifacts.store import ArtifactStore, Readers
 from microtome.attempts import Attempt, Attempts, tell_progress
 from microtome.bus.queue import Delivery
 from microtome.contracts.codec import from_bytes
@@ -111,11 +111,12 @@ class MergeHandler:
 
         def work() -> JobResult:
             self._artifacts.sweep(attempt.job_id, attempt.attempt)
-            with self._artifacts.draft(attempt.job_id, attempt.attempt) as draft:
-                result = make_artifacts(order, draft, progress)
+            # The readers end before the folder does.
+            with self._artifacts.draft(attempt.job_id, attempt.attempt) as draft, Readers(go_on) as readers:
+                result = make_artifacts(order, draft, progress, readers.begin)
                 go_on()
                 crash_point(CrashPoint.MERGER_AFTER_ARTIFACTS_BEFORE_RENAME)
-                stored = self._artifacts.publish(draft, attempt.job_id, attempt.attempt, go_on)
+                stored = self._artifacts.publish(draft, attempt.job_id, attempt.attempt, go_on, readers)
             artifacts = tuple(
                 Artifact(name=a.name, media_type=a.media_type, size_bytes=a.size_bytes, sha256=a.sha256) for a in stored
             )

@@ -7,7 +7,7 @@ Refuses: to publish anything; see `microtome.artifacts.store`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +43,14 @@ class Order:
     formats: tuple[str, ...] = EVERY_JOBS
 
 
-def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
+def make_artifacts(
+    order: Order, folder: Path, progress: Progress, whole: Callable[[Path], None] = lambda _path: None
+) -> JobResult:
     """Write every artifact of the job into `folder`; return the result, without the list of artifacts.
 
-    `progress(tiles, cells)` is called after each tile. Raises `UnreadableSlide`; `ResultGone` when a tile that has
-    tissue has no whole result, or without the tissue mask; whatever is damaged is gone then, so that one more attempt
-    makes it again.
+    `progress(tiles, cells)` is called after each tile, `whole(path)` for files that are complete. Raises
+    `UnreadableSlide`; `ResultGone` when a tile that has tissue has no whole result, or without the tissue mask;
+    whatever is damaged is gone then, so that one more attempt makes it again.
     """
     work = order.work
     mask = order.results.mask(work.tissue_key)
@@ -63,14 +65,14 @@ def make_artifacts(order: Order, folder: Path, progress: Progress) -> JobResult:
         notes=work.notes,
     )
     if order.job_type == JobType.TISSUE_MASK:
-        return _result(making.write_tissue(of, folder))
+        return _result(making.write_tissue(of, folder, whole))
     grid = Grid(work.grid_width, work.grid_height, work.tile_size, work.halo)
     # By the mask of the whole slide, as the tiler chose them: the edge of a region is no edge of the tissue.
     where = mask if order.outline is None else order.outline.touched(mask)
     wanted = along_curve(tiles_with_tissue(grid, where, work.scale, order.region))
     how = _segmentation(work, grid, wanted)
     tiles = _tiles(order, wanted)
-    return _result(making.write_segmentation(tiles, of, how, folder, progress))
+    return _result(making.write_segmentation(tiles, of, how, folder, progress, whole))
 
 
 def _slide(order: Order) -> SourceSlide:

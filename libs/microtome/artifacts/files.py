@@ -45,10 +45,13 @@ class CellFiles:
         properties: dict[str, Any],
         go_on: Callable[[], None] = lambda: None,
         formats: Collection[str] = EVERY_JOBS,
+        whole: Callable[[Path], None] = lambda _path: None,
     ) -> None:
         """`mpp`: µm per level-0 pixel; `properties`: said in the metadata of the Parquet file; `go_on()` is called now
-        and then while the files close, and what it raises ends that. `formats`: of `CELL_FORMATS`.
+        and then while the files close, and what it raises ends that. `formats`: of `CELL_FORMATS`. `whole(path)` is
+        told of each file that has closed as it should.
         """
+        self._whole = whole
         self._go_on = go_on
         self._folder, self._mpp, self._stain, self._properties = folder, mpp, stain, properties
         self._formats = formats
@@ -68,7 +71,9 @@ class CellFiles:
             }
             for name, open_file in opened.items():
                 if name in self._formats:
-                    file = open_file(folder / f"cells.{name}")
+                    path = folder / f"cells.{name}"
+                    file = open_file(path)
+                    opening.push(self._closed(path))
                     # Each gives itself.
                     opening.enter_context(file)
                     self._files[f"cells.{name}"] = file
@@ -86,6 +91,15 @@ class CellFiles:
         # What a writer raises now ends the files as what the caller raised would have.
         with self._open:
             self._wait()
+
+    def _closed(self, path: Path) -> Callable[..., None]:
+        """What is called after a file was closed, with what ended it."""
+
+        def tell(kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+            if kind is None:
+                self._whole(path)
+
+        return tell
 
     def append(self, cells: Outlines) -> None:
         """Add the cells of one tile to every file. Raises what writing the tile before raised."""

@@ -25,7 +25,7 @@ from microtome.artifacts.files import CellFiles
 from microtome.artifacts.formats import CELL_FORMATS, EVERY_JOBS
 from microtome.artifacts.hilbert import hilbert_index
 from microtome.artifacts.outlines import outlines
-from microtome.artifacts.pictures import Pictures, write_mask
+from microtome.artifacts.pictures import Pictures, Whole
 from microtome.artifacts.summary import Summary
 from microtome.segmentation.cells import TileCells, read_cells, write_cells
 from microtome.segmentation.grid import Grid, Tile
@@ -125,29 +125,37 @@ def along_curve(tiles: Iterable[Tile]) -> list[Tile]:
     return [given[index] for index in np.argsort(hilbert_index(columns, rows, 20), kind="stable")]
 
 
-def write_tissue(order: Order, folder: Path) -> Summary:
-    """Write the files of a job that only looked for tissue into `folder`. Raises `UnreadableSlide`."""
+def write_tissue(order: Order, folder: Path, whole: Whole = lambda _path: None) -> Summary:
+    """Write the files of a job that only looked for tissue into `folder`.
+
+    `whole`: as `write_segmentation` has it. Raises `UnreadableSlide`.
+    """
     began = time.perf_counter()
-    with _pictures(order, folder) as pictures:
-        write_mask(_part(order), order.outline, folder)
+    with _pictures(order, folder, whole) as pictures:
+        pictures.mask(order.outline)
         pictures.overlay()
     summary = _summary(order, "TISSUE_MASK", Counter(), (*order.notes, *order.mask.notes, *_region_notes(order)))
     return _saved(summary, folder, began)
 
 
 def write_segmentation(
-    tiles: Iterator[TileCells], order: Order, segmentation: Segmentation, folder: Path, progress: Progress
+    tiles: Iterator[TileCells],
+    order: Order,
+    segmentation: Segmentation,
+    folder: Path,
+    progress: Progress,
+    whole: Whole = lambda _path: None,
 ) -> Summary:
     """Write every file of a segmentation into `folder`.
 
     `tiles`: the results of all tiles that have tissue and may own cells of the region, in the order of `along_curve`.
+    `whole(path)` is told of most files, in some thread, as soon as nothing more will be written to them.
     Raises `UnreadableSlide`, and what `tiles` and `progress` raise; the folder is then worthless.
     """
     began = time.perf_counter()
-    with _pictures(order, folder) as pictures:
-        write_mask(_part(order), order.outline, folder)
-        written = _write_cells(tiles, order, segmentation, folder, pictures, progress)
-        pictures.overlay()
+    with _pictures(order, folder, whole) as pictures:
+        pictures.mask(order.outline)
+        written = _write_cells(tiles, order, segmentation, folder, pictures, progress, whole)
     cells, seconds = written.cells, written.seconds
     summary = _summary(order, "SEGMENT_CELLS", seconds, _notes(order, segmentation, written))
     area, grid = summary.tissue_mm2, segmentation.grid
@@ -201,8 +209,8 @@ def _part(order: Order) -> TissueMask:
     return order.mask if order.region is None else order.region.clip(order.mask)
 
 
-def _pictures(order: Order, folder: Path) -> Pictures:
-    return Pictures(order.slide.path, order.slide.width, _part(order), folder, order.picture)
+def _pictures(order: Order, folder: Path, whole: Whole) -> Pictures:
+    return Pictures(order.slide.path, order.slide.width, _part(order), folder, order.picture, whole)
 
 
 def warm_up() -> None:
@@ -229,6 +237,7 @@ def _write_cells(
     folder: Path,
     pictures: Pictures,
     progress: Progress,
+    whole: Whole,
 ) -> _Written:
     slide, region, scale, key = order.slide, order.region, segmentation.scale, segmentation.content_key
     cells, outside, tiles, regrown, cut, network_px, cached = 0, 0, 0, 0, 0, 0, 0
@@ -240,7 +249,7 @@ def _write_cells(
     def go_on() -> None:
         progress(tiles, cells)
 
-    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats) as files:
+    with CellFiles(folder, slide.mpp, segmentation.stain, properties, go_on, order.formats, whole) as files:
         for result in results:
             # Seams are those of the tiles: a region's edge is none.
             seams.add(result)
@@ -263,6 +272,7 @@ def _write_cells(
             progress(tiles, cells)
         # Beside the last tile's cells on their way into the files, and the files as they close.
         pictures.finish(counts.density())
+        pictures.overlay()
     return _Written(cells, outside, regrown, cut, network_px, seconds, cached, engines, seams.result())
 
 

@@ -1,10 +1,12 @@
-"""The pictures of a job, drawn beside its other files.
+"""The pictures of a job, drawn and encoded beside its other files.
 
-Promises: the same mask, slide and cells give the same bytes. Refuses: to hold more of a slide than a thumbnail.
+Promises: the same mask, slide and cells give the same bytes; each file is told of when it is whole. Refuses: to hold
+more of a slide than a thumbnail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -26,44 +28,71 @@ from microtome.tissue.store import encode_png
 THUMBNAIL_PIXELS = 512
 COMBINED_PIXELS = 1024
 
+# Told of a file as soon as nothing more will be written to it, in the thread that wrote it.
+Whole = Callable[[Path], None]
+
 # One for all jobs of this process: OpenCV loads its letters anew in each thread that writes some, which takes longer
 # than a picture.
 _painter = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+# What needs no letters: encoding takes as long as drawing.
+_encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
 
 class Pictures:
-    """One job's pictures, drawn in a thread; a context manager. What drawing raises comes with the next call, or at
-    the end.
+    """One job's pictures, drawn and encoded in threads; a context manager. What that raises comes with the next call,
+    or at the end.
     """
 
     def __init__(
-        self, slide: Path, width: int, mask: TissueMask, folder: Path, picture: NDArray[np.uint8] | None = None
+        self,
+        slide: Path,
+        width: int,
+        mask: TissueMask,
+        folder: Path,
+        picture: NDArray[np.uint8] | None = None,
+        whole: Whole = lambda _path: None,
     ) -> None:
         """`width`: the slide's level-0 pixels; `mask`: of the part of it that the job is about; `picture`: the slide at
-        `PREVIEW_PIXELS`, if it is known already.
+        `PREVIEW_PIXELS`, if it is known already; `whole(path)` is told of each file.
         """
         self._slide, self._width, self._mask, self._folder = slide, width, mask, folder
         self._picture = picture
+        self._whole = whole
         self._canvas: Future[Preview] | None = None
-        # The last thing that was drawn on it, and what comes after all cells.
+        # The last thing that was drawn on it, and what is encoded, or brings that about.
         self._drawing: Future[Any] | None = None
-        self._finishing: Future[None] | None = None
+        self._encoding: list[Future[Any]] = []
 
     def __enter__(self) -> Pictures:
         """Begin to draw. Raises `UnreadableSlide`."""
         # Not in the painter's time: where there is no picture yet, others would wait for this slide to be decoded.
         picture = _thumbnail(self._slide) if self._picture is None else self._picture
         self._drawing = self._canvas = _painter.submit(self._begin, picture)
+        self._encode("thumbnail.jpg", lambda path: save_jpeg(reduced(picture, THUMBNAIL_PIXELS), path))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whatever is still written is written before the folder is anybody else's.
-        failures = [drawn.exception() for drawn in (self._drawing, self._finishing) if drawn is not None]
+        # Whatever is still written is written before the folder is anybody else's. What one brings about comes later
+        # in the list.
+        failures = [] if self._drawing is None else [self._drawing.exception()]
+        at = 0
+        while at < len(self._encoding):
+            failures.append(self._encoding[at].exception())
+            at += 1
         if error is None:
             for failure in filter(None, failures):
                 raise failure
+
+    def mask(self, outline: TissueOutline | None) -> None:
+        """Begin to write the tissue as a picture and as polygons, and what was drawn as it was drawn."""
+        mask = self._mask
+        self._encode("tissue.geojson", lambda path: _put(path, geojson(mask)))
+        self._encode("tissue_mask.png", lambda path: _put(path, encode_png(mask)))
+        if outline is not None:
+            document = outline.document
+            self._encode("tissue_drawn.geojson", lambda path: _put(path, document))
 
     def cells(self, cells: Outlines) -> None:
         """Draw the cells of one tile, once those before it are drawn."""
@@ -72,12 +101,21 @@ class Pictures:
     def finish(self, density: Density) -> None:
         """Begin to write what shows all cells; but for `overlay`."""
         assert self._canvas is not None, "entered"
+        self._encode("density.tif", density.save_tiff)
         # The painter does one thing after the other: the last cells are drawn before.
-        self._finishing = _painter.submit(_write_densities, self._canvas.result(), density, self._folder)
+        self._encoding.append(_painter.submit(self._show, self._canvas.result(), density))
 
     def overlay(self) -> None:
-        """Write the tissue, and the cells if there are any, over the slide."""
-        self._drawn().save(self._folder / "overlay.jpg")
+        """Begin to write the tissue, and the cells if there are any, over the slide."""
+        self._encode("overlay.jpg", self._drawn().save)
+
+    def _encode(self, name: str, write: Callable[[Path], None]) -> None:
+        def encode() -> None:
+            path = self._folder / name
+            write(path)
+            self._whole(path)
+
+        self._encoding.append(_encoders.submit(encode))
 
     def _drawn(self) -> Preview:
         """The canvas, with all on it that was to be drawn so far."""
@@ -89,17 +127,16 @@ class Pictures:
     def _begin(self, picture: NDArray[np.uint8]) -> Preview:
         preview = Preview(picture, self._width)
         preview.tissue(self._mask.bits)
-        save_jpeg(reduced(picture, THUMBNAIL_PIXELS), self._folder / "thumbnail.jpg")
         return preview
 
-
-def _write_densities(preview: Preview, density: Density, folder: Path) -> None:
-    density.save_png(folder / "density.png")
-    density.save_tiff(folder / "density.tif")
-    plain, drawn = (reduced(picture, COMBINED_PIXELS) for picture in (preview.thumbnail, preview.picture))
-    shown = density.with_legend(density.picture(plain.shape[1], plain.shape[0]))
-    panels = (("slide", plain), ("tissue and cells", drawn), ("density", shown))
-    save_jpeg(side_by_side(panels), folder / "combined.jpg")
+    def _show(self, preview: Preview, density: Density) -> None:
+        """Draw the pictures with letters, and have them encoded."""
+        legend = density.picture_with_legend()
+        self._encode("density.png", lambda path: density.save_png(path, legend))
+        plain, drawn = (reduced(picture, COMBINED_PIXELS) for picture in (preview.thumbnail, preview.picture))
+        shown = density.with_legend(density.picture(plain.shape[1], plain.shape[0]))
+        panels = side_by_side((("slide", plain), ("tissue and cells", drawn), ("density", shown)))
+        self._encode("combined.jpg", lambda path: save_jpeg(panels, path))
 
 
 def warm_up() -> None:
@@ -108,12 +145,8 @@ def warm_up() -> None:
     _painter.submit(density.with_legend, density.picture(64, 64)).result()
 
 
-def write_mask(mask: TissueMask, outline: TissueOutline | None, folder: Path) -> None:
-    """Write the tissue as a picture and as polygons, and what was drawn as it was drawn."""
-    (folder / "tissue_mask.png").write_bytes(encode_png(mask))
-    (folder / "tissue.geojson").write_bytes(geojson(mask))
-    if outline is not None:
-        (folder / "tissue_drawn.geojson").write_bytes(outline.document)
+def _put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _thumbnail(slide: Path) -> NDArray[np.uint8]:

@@ -13,9 +13,10 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from microtome.errors import NotFound
 
@@ -45,6 +46,36 @@ class StoredArtifact:
     sha256: str
 
 
+class Readers:
+    """Takes digests of files that are whole, and syncs them, beside what is still written; a context manager."""
+
+    def __init__(self, go_on: Callable[[], None] = lambda: None) -> None:
+        """`go_on()` is called every few megabytes, in several threads; what it raises comes instead of the digest."""
+        self._go_on = go_on
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="digest")
+        self._described: dict[str, Future[StoredArtifact]] = {}
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, path: Path) -> None:
+        """Read a file to which nothing more will be written."""
+        self._described[path.name] = self._threads.submit(_describe, path, self._go_on)
+
+    def all_of(self, folder: Path) -> tuple[StoredArtifact, ...]:
+        """Return what every file of `folder` is, sorted by name, when all are synced. Raises what reading raised."""
+        paths = sorted(folder.iterdir())
+        for path in paths:
+            if path.name not in self._described:
+                self.begin(path)
+        return tuple(self._described[path.name].result() for path in paths)
+
+
 class ArtifactStore:
     """Artifacts below one folder, `<root>/<job_id>/<attempt>/<name>`."""
 
@@ -63,15 +94,23 @@ class ArtifactStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(
-        self, draft: Path, job_id: str, attempt: int, go_on: Callable[[], None] = lambda: None
+        self,
+        draft: Path,
+        job_id: str,
+        attempt: int,
+        go_on: Callable[[], None] = lambda: None,
+        readers: Readers | None = None,
     ) -> tuple[StoredArtifact, ...]:
         """Make every file of `draft` visible as the artifacts of this attempt, sorted by name.
 
         `go_on()` is called every few megabytes, from several threads, until shortly before the rename; what it raises
-        ends everything.
+        ends everything. `readers`: have begun with some of the files.
         """
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="digest") as readers:
-            artifacts = tuple(readers.map(lambda path: _describe(path, go_on), sorted(draft.iterdir())))
+        if readers is None:
+            with Readers(go_on) as readers:
+                artifacts = readers.all_of(draft)
+        else:
+            artifacts = readers.all_of(draft)
         _sync(draft)
         go_on()
         target = self._root / job_id / str(attempt)
