@@ -58,9 +58,7 @@ def run(options: argparse.Namespace) -> int:
     comparison = compare(read_run(options.a), read_run(options.b), options.iou)
     picture = None if options.no_picture else options.picture
     if picture is not None:
-        from microtome.comparison.picture import draw, save_png
-
-        save_png(draw(comparison, options.slide), picture)
+        _draw(comparison, options.slide, picture)
     if options.json:
         import json
 
@@ -68,6 +66,17 @@ def run(options: argparse.Namespace) -> int:
     else:
         _say(comparison, picture)
     return 0
+
+
+def _draw(comparison: Comparison, slide: Path | None, picture: Path) -> None:
+    """Draw it; a slide that OpenSlide does not open is converted first, as `microtome segment` does."""
+    import tempfile
+
+    from microtome.comparison.picture import draw, save_png
+    from microtome.standalone.source import readable
+
+    with tempfile.TemporaryDirectory(prefix="microtome-compare-") as folder:
+        save_png(draw(comparison, None if slide is None else readable(slide, Path(folder))), picture)
 
 
 def as_document(comparison: Comparison, picture: Path | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ examples:
       one label image of the whole slide with its pyramid, for napari
   microtome export results --format anndata --format spatialdata
       tables for scanpy, and everything for squidpy and napari-spatialdata
-All but fgb and masks need the extra: pip install 'microtome[spatial]'
+All but fgb and masks need more libraries: `make setup-dev` in a checkout, else the extra microtome[spatial].
 """
 
 

@@ -34,17 +34,7 @@ class Source:
 
 def open_source(image: Path, mpp: float | None, folder: Path) -> Source:
     """Open `image`; `mpp` goes before what the file says. `folder` is where a converted copy may lie."""
-    if image.is_dir():
-        raise UnreadableSlide(f"{image} is a folder; name a file in it (of a DICOM series any one of its files).")
-    if not image.is_file():
-        raise UnreadableSlide(f"There is no file {image}.")
-    path = image
-    if not converted_path(image).exists() and openslide.OpenSlide.detect_format(image) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / image.name
-        if not path.exists():
-            path.symlink_to(image.resolve())
-        make_readable(path, passing=True)
+    path = readable(image, folder)
     facts = inspect_slide(path)
     if facts.stain == "fluorescence":
         raise UnsuitableSlide("The background is dark: this is a fluorescence image; the model knows brightfield only.")
@@ -64,3 +54,19 @@ def open_source(image: Path, mpp: float | None, folder: Path) -> Source:
         mpp_source="user" if mpp is not None else facts.mpp_source,
         notes=facts.notes,
     )
+
+
+def readable(image: Path, folder: Path) -> Path:
+    """Return where `image` can be opened: itself, or in `folder`, converted. Raises `UnreadableSlide`, `TooLarge`."""
+    if image.is_dir():
+        raise UnreadableSlide(f"{image} is a folder; name a file in it (of a DICOM series any one of its files).")
+    if not image.is_file():
+        raise UnreadableSlide(f"There is no file {image}.")
+    if converted_path(image).exists() or openslide.OpenSlide.detect_format(image) is not None:
+        return image
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / image.name
+    if not path.exists():
+        path.symlink_to(image.resolve())
+    make_readable(path, passing=True)
+    return path

@@ -284,15 +284,22 @@ def test_the_command(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.Cap
         main(["compare", *paths, "--iou", "0.3"])
 
 
-def test_the_enlarged_part_is_drawn_on_the_slide(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    slide = tmp_path / "slide.tif"
+@pytest.mark.parametrize("name", ["slide.tif", "flat.png"])
+def test_the_enlarged_part_is_drawn_on_the_slide(runs: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    slide = folder / name
     pixels = np.full((512, 512, 3), (120, 60, 140), np.uint8)
-    tifffile.imwrite(slide, pixels, tile=(256, 256), photometric="rgb", compression="jpeg")
+    if name == "slide.tif":
+        tifffile.imwrite(slide, pixels, tile=(256, 256), photometric="rgb", compression="jpeg")
+    else:
+        cv2.imwrite(str(slide), pixels[..., ::-1])
     picture = tmp_path / "compare.png"
     assert main(["compare", *map(str, runs), "--picture", str(picture), "--slide", str(slide)]) == 0
     shown = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
     expected = np.array((120, 60, 140)) * 0.65 + 255 * 0.35
     assert (np.abs(shown[100:900, 1300:2100] - expected) < 12).all(axis=-1).mean() > 0.5
+    assert list(folder.iterdir()) == [slide]
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def export(folder: Path, name: str, target: Path | None = None) -> Path:
     if missing:
         raise ConfigurationError(
             f"The format {name} needs libraries that are not installed ({', '.join(missing)}). "
-            "Install the extra: pip install 'microtome[spatial]'."
+            "In a checkout: make setup-dev. Elsewhere the extra microtome[spatial] of the installed package has them."
         )
     target = target or folder / chosen.target
     if target.exists():
