@@ -50,6 +50,10 @@ async def test_cells_are_those_of_the_bare_engine_and_none_lies_on_glass(live: L
     assert len(found) == result["cells"] > 50
     bare = await asyncio.to_thread(bare_cells, live.stored(slide), tile_size=TILES["tile_size"], halo=TILES["halo"])
     assert found == bare
+    summary = (await user.result(jobs["cells"]["id"]))["summary"]
+    assert summary["seams"]["seam_px"] >= 640
+    assert summary["seams"]["duplicates"] == 0
+    assert 0 <= summary["engine_idle_fraction"] < 1
 
     from PIL import Image
 
