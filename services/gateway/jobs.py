@@ -8,7 +8,6 @@ from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from microtome.domain.commands import Cancel, Command, Release, Retry
 from microtome.domain.state import Job, JobStatus
@@ -21,6 +20,7 @@ from services.gateway.documents import JobsIn, WorkflowJobIn
 from services.gateway.etag import NOT_MODIFIED, Rendered, accepted, answer, known
 from services.gateway.paging import Limit, PageCursor, page
 from services.gateway.quick import QuickRead
+from services.gateway.stored_file import StoredFile
 from services.gateway.user import LinkUser, User
 from services.gateway.workflows import IdempotencyKey, add
 
@@ -157,7 +157,7 @@ async def artifacts(job_id: str, user: User, gateway: Context, request: Request)
     return answer(request, Rendered.of([] if gone else present.artifacts(record.job)))
 
 
-@router.get(
+@reads.get(
     "/jobs/{job_id}/artifacts/{name}", response_class=Response, responses=_FILE, summary="One file of a finished job"
 )
 async def artifact(job_id: str, name: str, user: LinkUser, gateway: Context, request: Request) -> Response:
@@ -220,10 +220,4 @@ async def _artifact(gateway: Gateway, record: Job, name: str, request: Request) 
     if known(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     path = gateway.artifacts.path(record.job_id, record.attempt, name)
-    return _File(path, media_type=described["media_type"], headers=headers)
-
-
-class _File(FileResponse):
-    """Read in pieces for each of which a thread is asked: not too small ones."""
-
-    chunk_size = 1 << 18
+    return StoredFile(path, described["size_bytes"], media_type=described["media_type"], headers=headers)

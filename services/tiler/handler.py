@@ -132,7 +132,8 @@ class PlanHandler:
         """Find the tissue, or what was found before, and keep it until the job is over."""
         # First of all: what is found from here on is not evicted.
         await asyncio.to_thread(self._bounded.hold, attempt.job_id, tissue_key=tissue_key(source))
-        return await self._decoders.call(plan_tissue, source, self._results_root)
+        alone = attempt.context.spec.type == JobType.TISSUE_MASK
+        return await self._decoders.call(plan_tissue, source, self._results_root, alone)
 
     async def _segment(self, attempt: Attempt, source: SlideSource, tissue: TissuePlan, work: MergeWork) -> MergeWork:
         context = attempt.context

@@ -117,11 +117,8 @@ def warm_up() -> None:
         Histogram.of(view)
 
 
-def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
-    """Find the tissue of a slide, or find that it was found before.
-
-    When it is found, what the slide looks like is kept for the merger, too, which need not decode the slide again.
-    """
+def plan_tissue(source: SlideSource, results: Path, picture: bool = False) -> TissuePlan:
+    """Find the tissue of a slide, or find that it was found before. `picture`: nothing else is looked for."""
     began = time.perf_counter()
     key = tissue_key(source)
     store = ResultStore(results)
@@ -129,9 +126,19 @@ def plan_tissue(source: SlideSource, results: Path) -> TissuePlan:
         store.mask(key)
     except ResultGone:
         save_mask(find_tissue(source.path, source.mpp), store.tissue(key))
-        # Beside what is planned next. If it comes to nothing, the merger looks at the slide itself.
-        threading.Thread(target=_keep_picture, args=(source.path, store, key), name="picture", daemon=True).start()
+    if picture:
+        begin_picture(source, store)
     return TissuePlan(tissue_key=key, seconds=time.perf_counter() - began)
+
+
+def begin_picture(source: SlideSource, store: ResultStore) -> None:
+    """Have what the slide looks like kept for the merger, which then need not decode the slide again.
+
+    In a thread, beside what is decoded next. If it comes to nothing, the merger looks at the slide itself.
+    """
+    key = tissue_key(source)
+    if not store.has_picture(key):
+        threading.Thread(target=_keep_picture, args=(source.path, store, key), name="picture", daemon=True).start()
 
 
 def _keep_picture(slide: Path, store: ResultStore, key: str) -> None:
@@ -190,6 +197,8 @@ def lay_out(
         total = sum(1 for _ in tiles_of(grid, scale, region))
     chosen = _addresses(spread(looked_at, samples))
     histogram, _ = sample_tiles(source, model.mpp, chosen[:at_once])
+    # Only now: until the first tile is decoded, the network waits for this process alone.
+    begin_picture(source, ResultStore(results))
     return Layout(
         grid=grid,
         tiles_total=total,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -68,18 +67,9 @@ class JobCalls(Transport):
 
         When one cannot be fetched, the others are given up.
         """
-        several = asyncio.Semaphore(DOWNLOADS)
-
-        async def fetch(name: str) -> Path:
-            async with several:
-                return await self.download(job_id, name, folder / name)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(fetch(name)) for name in names]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
+        wanted = [(f"jobs/{part(job_id)}/artifacts/{part(name)}", folder / name) for name in names]
+        await self.stream_files(wanted, DOWNLOADS)
+        return [target for _, target in wanted]
 
     async def download_all(self, job_id: str, target: Path) -> Path:
         """Stream all of a job's files as one zip into the file `target`."""

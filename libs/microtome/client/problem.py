@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from microtome.errors import MicrotomeError
+from microtome.errors import MicrotomeError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,8 @@ def raise_for_problem(response: httpx.Response) -> None:
     """Raise ApiProblem for a status of 400 or more; the body must have been read."""
     if response.is_error:
         raise ApiProblem(Problem.from_response(response))
+
+
+def unreachable(url: str, error: Exception) -> Unavailable:
+    """Return the error of a server that does not answer, or not to the end."""
+    return Unavailable(f"{url} does not answer: {error or type(error).__name__}")

@@ -12,7 +12,7 @@ import asyncio
 import importlib.util
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +21,8 @@ from urllib.parse import quote
 import httpcore
 import httpx
 
-from microtome.client.problem import Problem, raise_for_problem
-from microtome.errors import Unavailable
+from microtome.client.downloading import Downloads
+from microtome.client.problem import Problem, raise_for_problem, unreachable
 
 CHUNK_BYTES = 1024 * 1024
 PAGE = 100
@@ -46,6 +46,7 @@ class Transport:
         self.url = url.rstrip("/")
         self.user = user
         self._patience = patience_seconds
+        self._timeout = timeout_seconds
         # Without the environment's proxies: the server is an address that was asked for.
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/api/v1/", headers={"X-User-ID": user}, timeout=timeout_seconds, trust_env=False
@@ -115,6 +116,11 @@ class Transport:
             partial.unlink(missing_ok=True)
         return target
 
+    async def stream_files(self, wanted: Iterable[tuple[str, Path]], at_once: int) -> None:
+        """Stream the answers of several GETs into files, `at_once` at a time; see `microtome.client.downloading`."""
+        paths = [(f"/api/v1/{path}", target) for path, target in wanted]
+        await Downloads(self.url, {"X-User-ID": self.user}, self._timeout).fetch(paths, at_once)
+
 
 async def _together(pieces: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
     """Yield what comes in small pieces about a mebibyte at a time, without copying it."""
@@ -145,11 +151,6 @@ def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def part(text: str) -> str:
     """Return a text as one part of a path."""
     return quote(text, safe="")
-
-
-def unreachable(url: str, error: httpx.TransportError) -> Unavailable:
-    """Return the error of a server that does not answer."""
-    return Unavailable(f"{url} does not answer: {error or type(error).__name__}")
 
 
 def _pause(response: httpx.Response) -> float | None:

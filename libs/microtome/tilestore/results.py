@@ -109,6 +109,10 @@ class ResultStore:
                 return kept
         return None
 
+    def has_picture(self, key: str) -> bool:
+        """Say whether a picture was kept, whole or not."""
+        return self._picture(key).is_file()
+
     def _picture(self, key: str) -> Path:
         return self.tissue(key).with_suffix(".npy")
 

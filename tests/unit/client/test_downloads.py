@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from microtome.client import ApiClient
 from microtome.client.jobs import DOWNLOADS
 from microtome.client.problem import ApiProblem
+from microtome.errors import Unavailable
 
 FILES = {f"file-{number}.bin": bytes([number]) * (300_000 + number) for number in range(12)}
 
@@ -68,3 +70,37 @@ async def test_one_that_is_not_there_ends_it(url: str, tmp_path: Path) -> None:
             await client.download_files("job", ["file-0.bin", "nothing.bin", *FILES], tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == FILES[path.name], "what is there is whole"
+
+
+async def test_given_up_files_leave_nothing_behind(url: str, tmp_path: Path) -> None:
+    async with ApiClient(url, "u") as client:
+        fetching = asyncio.create_task(client.download_files("job", FILES, tmp_path))
+        await asyncio.sleep(0.07)
+        fetching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+        assert Files.at_once <= DOWNLOADS
+        there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        assert len(there) < len(FILES)
+        assert there == {name: FILES[name] for name in there}, "what is there is whole"
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nonly this"])
+async def test_an_answer_that_breaks_off_is_no_file(sent: bytes, tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with ApiClient(f"http://127.0.0.1:{port}", "u") as client:
+            with pytest.raises(Unavailable, match="does not answer"):
+                await client.download_files("job", FILES, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_what_the_disk_refuses_is_not_the_servers_fault(url: str, tmp_path: Path) -> None:
+    async with ApiClient(url, "u") as client:
+        with pytest.raises(FileNotFoundError):
+            await client.download_files("job", FILES, tmp_path / "nowhere")
