@@ -44,11 +44,6 @@ def tissue(*corners: tuple[int, int], edge: int = 320) -> Feed:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("engines")
-
-
-@pytest.fixture(scope="session")
 def opened(model: Model, cache: Path) -> dict[str, Engine]:
     return {name: open_engine(model, name, cache=cache) for name in ON_CPU}
 

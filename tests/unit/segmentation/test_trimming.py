@@ -52,8 +52,7 @@ def tissue(at: Rect) -> Feed:
 
 
 @pytest.fixture(scope="module")
-def opened(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
-    cache = tmp_path_factory.mktemp("engines")
+def opened(model: Model, cache: Path) -> dict[str, Engine]:
     return {name: open_engine(model, name, cache=cache) for name in TRIMMING}
 
 
