@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -30,8 +31,6 @@ from microtome.segmentation.reading import RegionReader, pad_reflect
 Seconds = Mapping[str, float]
 Finish = Callable[[NDArray[np.float32], Tile, View, NDArray[np.uint8], Seconds], TileCells]
 
-# Batches decoded ahead of the network for each thread that decodes, and one more.
-_AHEAD = 1
 # Finished tiles that may wait to be taken, besides those in the heads.
 _WAITING = 4
 
@@ -71,7 +70,7 @@ class Flow:
         self._decoded = measured.pixels
         self._look = look
         self._finish = finish
-        self._ahead = decoders + _AHEAD
+        # Batches decoded ahead of the network: one for each thread that decodes.
         self._decoders = decoders
         self._workers = workers
         self._room = threading.Semaphore(workers + batch_size + _WAITING)
@@ -107,21 +106,28 @@ class Flow:
     ) -> None:
         todo, decoding = iter(batches), deque[tuple[Sequence[Tile], Future[Any]]]()
         try:
-            while True:
+            # Alone: until it is there, the network waits for it.
+            self._decode_ahead(todo, decoding, 1, decoders)
+            while decoding:
                 began = time.perf_counter()
-                for batch in todo:
-                    decoding.append((batch, decoders.submit(self._decode, batch)))
-                    if len(decoding) >= self._ahead:
-                        break
-                if not decoding:
-                    break
                 batch, future = decoding.popleft()
                 pixels, views, decode_s = future.result()
+                self._decode_ahead(todo, decoding, self._decoders, decoders)
                 self._make_room(len(batch))
                 self._infer(batch, pixels, views, decode_s, began, heads)
             self._results.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the results are taken
             self._results.put(error)
+
+    def _decode_ahead(
+        self,
+        todo: Iterator[Sequence[Tile]],
+        decoding: deque[tuple[Sequence[Tile], Future[Any]]],
+        most: int,
+        decoders: ThreadPoolExecutor,
+    ) -> None:
+        for batch in islice(todo, most - len(decoding)):
+            decoding.append((batch, decoders.submit(self._decode, batch)))
 
     def _infer(
         self,

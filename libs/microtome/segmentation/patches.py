@@ -13,6 +13,7 @@ Refuses: to know what tissue is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,15 +133,36 @@ def infer(
 def _patched(
     engine: Engine, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], view: View
 ) -> NDArray[np.float32]:
-    height, width = pixels.shape[:2]
-    logits = np.empty((5, height, width), np.float32)
-    # Where no seed can be, nobody reads the other channels.
-    logits[4] = NOWHERE
-    for patch in view.patches:
-        wanted = Rect(patch.taken.x - patch.seen.x, patch.taken.y - patch.seen.y, patch.taken.width, patch.taken.height)
-        found = infer_part(engine, pixels[None, *_place(patch.seen)], low, scale, wanted)
-        logits[:, *_place(patch.taken)] = found[0]
-    return _masked(logits, view.ground)
+    logits = np.empty((5, *pixels.shape[:2]), np.float32)
+    # The network does not wait while what it found is put in its place.
+    with ThreadPoolExecutor(1, thread_name_prefix="logits") as other:
+        # Where no seed can be, nobody reads the other channels.
+        placing = [other.submit(logits[4].fill, NOWHERE)]
+        for patch in view.patches:
+            seen, taken = patch.seen, patch.taken
+            wanted = Rect(taken.x - seen.x, taken.y - seen.y, taken.width, taken.height)
+            found = infer_part(engine, pixels[None, *_place(seen)], low, scale, wanted)
+            placing.append(other.submit(_put, logits, found[0], taken, view.ground))
+        for each in placing:
+            each.result()
+    return logits
+
+
+def _put(logits: NDArray[np.float32], found: NDArray[np.float32], taken: Rect, ground: Bits | None) -> None:
+    """Put what was `found` of a part into the tile's logits, but for seeds off the ground."""
+    at = _place(taken)
+    logits[:4, *at] = found[:4]
+    cells = Rect(taken.x // STRIDE, taken.y // STRIDE, taken.width // STRIDE, taken.height // STRIDE)
+    held = None if ground is None else ground[_place(cells)]
+    if held is None or held.all():
+        logits[4, *at] = found[4]
+        return
+    tall, wide = held.shape
+    np.copyto(
+        logits[4, *at].reshape(tall, STRIDE, wide, STRIDE, copy=False),
+        found[4].reshape(tall, STRIDE, wide, STRIDE),
+        where=held[:, None, :, None],
+    )
 
 
 def _masked(logits: NDArray[np.float32], ground: Bits | None) -> NDArray[np.float32]:

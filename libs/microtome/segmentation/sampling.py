@@ -8,7 +8,7 @@ Refuses: to know what tissue is; it takes the blocks that have some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,12 +18,15 @@ from microtome.segmentation.flow import Measured
 from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import RegionReader, pad_reflect
+from microtome.segmentation.shares import in_shares
 
 # Edge of a block in model pixels, and how many are looked at: 33 million pixels tell the 0.1st percentile well.
 BLOCK = 256
 MAX_BLOCKS = 512
 # Decoded pixels that are kept for the network.
 KEPT_BYTES = 64 << 20
+# Blocks that are not worth a thread of their own.
+_FEW = 16
 
 
 def sampling_grid(width: int, height: int) -> Grid:
@@ -67,19 +70,28 @@ def measure_normalisation(
         if 3 * grid.tile_width * grid.tile_height * len(tiles) <= KEPT_BYTES:
             decoded = pool.map(lambda tile: pad_reflect(reader, tile.padded), tiles)
             kept = {(tile.row, tile.column): pixels for tile, pixels in zip(tiles, decoded, strict=True)}
-            counted = [_count(reader, tile, kept.get((tile.row, tile.column)), chosen) for tile in grid.tiles()]
+            parts = [
+                (block.core.intersection(tile.core), tile)
+                for tile in grid.tiles()
+                for block in chosen
+                if not block.core.intersection(tile.core).empty
+            ]
+            counted = in_shares(
+                lambda first, last: _count(reader, kept, parts[first:last]), len(parts), threads, few=_FEW
+            )
         else:
             counted = list(pool.map(lambda block: sample_histogram(reader, (block,)), chosen))
     return Measured(Normalisation.from_histogram(sum(counted, Histogram.empty()), percentiles), kept)
 
 
-def _count(reader: RegionReader, tile: Tile, pixels: NDArray[np.uint8] | None, blocks: Sequence[Tile]) -> Histogram:
-    """Count the parts of the blocks that lie in the tile's core; in its pixels, if it is decoded."""
+def _count(
+    reader: RegionReader, kept: Mapping[tuple[int, int], NDArray[np.uint8]], parts: Sequence[tuple[Rect, Tile]]
+) -> Histogram:
+    """Count parts of blocks, each in the core of a tile; in the tile's pixels, if it is decoded."""
     histogram = Histogram.empty()
-    for block in blocks:
-        part = block.core.intersection(tile.core)
-        if not part.empty:
-            histogram += Histogram.of(_read(reader, part) if pixels is None else _cut(pixels, part, tile.padded))
+    for part, tile in parts:
+        pixels = kept.get((tile.row, tile.column))
+        histogram += Histogram.of(_read(reader, part) if pixels is None else _cut(pixels, part, tile.padded))
     return histogram
 
 
