@@ -44,7 +44,7 @@ class WatchedEngine:
     """The real engine, and the sizes of the batches that it was given."""
 
     name = "onnxruntime-cpu-fp32"
-    note = None
+    note: str | None = None
     batch_size = 1
 
     def __init__(self, model: Model) -> None:
@@ -188,6 +188,7 @@ async def test_one_batch_holds_tiles_of_several_jobs_and_each_gets_its_own_cells
     bench: Bench, normalisations: tuple[Normalisation, Normalisation]
 ) -> None:
     one, two = normalisations
+    bench.engine.note = "Chosen for a reason."
     await bench.send("job-1", one, TILES, batch_size=4)
     await bench.send("job-2", two, TILES, batch_size=4)
     async with await bench.bus.listen(subjects.tiles("job-2", 1)) as told:
@@ -203,6 +204,7 @@ async def test_one_batch_holds_tiles_of_several_jobs_and_each_gets_its_own_cells
     assert made == {(bench.engine.name, "job-2/1")}
     assert bench.stored("job-1") != bench.stored("job-2"), "the normalisation of each job must count"
     assert {(tile.row, tile.column) for tile in announcement.tiles} == set(TILES)
+    assert announcement.engine_note == "Chosen for a reason."
     assert not list((bench.pixels._root).rglob("*.npy")), "pixels of finished tiles are forgotten"
 
 

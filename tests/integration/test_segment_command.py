@@ -140,6 +140,7 @@ def test_killed_and_typed_again_nothing_is_computed_twice(slide: Path, tmp_path:
 
     def opened(model: Model) -> Engine:
         engines.append(Counting(model))
+        engines[-1].note = "Chosen for a reason."
         return engines[-1]
 
     seen: list[tuple[int, int, int]] = []
@@ -148,6 +149,7 @@ def test_killed_and_typed_again_nothing_is_computed_twice(slide: Path, tmp_path:
     assert summary.tiles_cached == len(done) >= 2
     assert engines[0].calls == summary.tiles_processed - len(done)
     assert summary.engine == FP32
+    assert "Chosen for a reason." in summary.notes
     assert any(f"{len(done)} tiles had a result from another attempt" in note for note in summary.notes)
     assert seen[-1] == (summary.tiles_processed, summary.tiles_processed, summary.cells)
     undisturbed = tmp_path / "undisturbed"
