@@ -17,6 +17,7 @@ class Idleness:
 
     def __init__(self) -> None:
         self._present: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._running = 0
         self._last_end = float("-inf")
 
     def present(self, job: tuple[str, int], at: float) -> None:
@@ -25,10 +26,17 @@ class Idleness:
         if len(self._present) > _REMEMBERED:
             self._present.popitem(last=False)
 
+    def began(self) -> None:
+        """A call of the network begins; others may run."""
+        self._running += 1
+
     def ended(self, at: float) -> None:
         """A call of the network is over."""
+        self._running -= 1
         self._last_end = at
 
     def before(self, job: tuple[str, int], at: float) -> float:
         """Return how long the network stood still for this job before a call that begins now."""
+        if self._running:
+            return 0.0
         return max(0.0, at - max(self._last_end, self._present.get(job, at)))

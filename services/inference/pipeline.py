@@ -1,7 +1,8 @@
 """From messages of tiles to stored cells.
 
 Promises: batches are filled with tiles of all running jobs, in order of arrival; loading, the network and the
-head run at the same time; what is in memory is bounded by two batches and the head's pool. A message is
+head run at the same time, and as many batches as the engine has lanes; what is in memory is bounded by those, two
+batches more and the head's pool. A message is
 acknowledged after all of its tiles are stored, so a crash at any point only repeats work. A tile on which the
 network fails takes no other tile with it: a batch that fails is run tile by tile.
 Refuses: tiles of attempts that no longer run, tiles that have a result (they are not computed again).
@@ -34,9 +35,10 @@ from microtome.crashpoint import CrashPoint, crash_point
 from microtome.errors import MicrotomeError
 from microtome.process import until
 from microtome.segmentation.cells import TileCells, segment_tile, write_cells
-from microtome.segmentation.engine import Engine, EngineFailed
+from microtome.segmentation.engine import Engine, EngineFailed, lanes_of
 from microtome.segmentation.model import Model
-from microtome.segmentation.patches import View, infer, unpacked
+from microtome.segmentation.occupancy import Occupancy
+from microtome.segmentation.patches import View, infer, lanes_for, unpacked
 from microtome.segmentation.stains import HDAB, HE
 from microtome.tilestore import PixelsGone, PixelStore, ResultStore, attempt_prefix
 from services.inference.assignment import Assignment, LoadedTile
@@ -82,14 +84,17 @@ class Pipeline:
         self._on_dead = on_dead
         self._metrics = metrics
         self._loaded: asyncio.Queue[LoadedTile] = asyncio.Queue(maxsize=2 * batch_size)
-        self._finishing = asyncio.Semaphore(head_workers + batch_size)
+        self._lanes = lanes_of(engine)
+        self._free = asyncio.Semaphore(self._lanes)
+        self._finishing = asyncio.Semaphore(head_workers + batch_size * self._lanes)
         self._head_workers = head_workers
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._network = ThreadPoolExecutor(self._lanes, thread_name_prefix="network")
         self._heads = ThreadPoolExecutor(head_workers, thread_name_prefix="head")
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged: deque[tuple[str, int]] = deque(maxlen=64)
         self._idleness = Idleness()
+        self._occupancy = Occupancy()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Fetch and infer until `stop` is set; then finish what is in the network and send the rest back."""
@@ -147,7 +152,8 @@ class Pipeline:
         ground = unpacked(tile.ground, width, height)
         # Tiles of one call must be alike, and patches are not.
         whole = self._limit(assignment) > 1
-        view = View.of(ground, width, height, self._model.halo_min, whole=whole)
+        lanes = lanes_for(self._lanes, len(assignment.grid))
+        view = View.of(ground, width, height, self._model.halo_min, whole=whole, lanes=lanes)
         return LoadedTile(assignment, tile, pixels, view)
 
     def _known(self, work: InferWork) -> frozenset[tuple[int, int]]:
@@ -157,22 +163,34 @@ class Pipeline:
         )
 
     async def _infer_for_ever(self) -> None:
-        held: LoadedTile | None = None
-        while True:
-            batch = [held or await self._loaded.get()]
-            held = None
-            while len(batch) < self._limit(batch[0].assignment) and not self._loaded.empty():
-                tile = self._loaded.get_nowait()
-                if tile.pixels.shape != batch[0].pixels.shape:
-                    held = tile  # All tiles of one call share a shape; this one begins the next call.
-                    break
-                batch.append(tile)
+        # What goes wrong in a lane beyond the network itself ends them all.
+        async with asyncio.TaskGroup() as running:
+            held: LoadedTile | None = None
+            while True:
+                await self._free.acquire()
+                batch, held = await self._next_batch(held)
+                running.create_task(self._infer_batch(batch))
+
+    async def _next_batch(self, held: LoadedTile | None) -> tuple[list[LoadedTile], LoadedTile | None]:
+        """The next tiles of one call, and one that came with them but has another shape; it begins the next call."""
+        batch = [held or await self._loaded.get()]
+        while len(batch) < self._limit(batch[0].assignment) and not self._loaded.empty():
+            tile = self._loaded.get_nowait()
+            if tile.pixels.shape != batch[0].pixels.shape:
+                return batch, tile
+            batch.append(tile)
+        return batch, None
+
+    async def _infer_batch(self, batch: list[LoadedTile]) -> None:
+        try:
             live = [tile for tile in batch if tile.assignment.error is None]
             for tile in batch:
                 if tile.assignment.error is not None:
                     self._tile_done(tile.assignment)
             if live:
                 await self._infer(live)
+        finally:
+            self._free.release()
 
     def _limit(self, first: Assignment) -> int:
         """Return how many tiles go into a call: what the job asks for, within what the operator allows.
@@ -183,27 +201,32 @@ class Pipeline:
         return min(wish, max(self._batch_size, self._engine.batch_size))
 
     async def _infer(self, batch: list[LoadedTile]) -> None:
-        began = time.perf_counter()
-        idle = [self._idleness.before(tile.assignment.prefix, began) / len(batch) for tile in batch]
+        idle = [self._idleness.before(tile.assignment.prefix, time.perf_counter()) / len(batch) for tile in batch]
+        self._idleness.began()
+        begun = self._occupancy.begin()
+        failed: Exception | None = None
+        logits: Sequence[NDArray[np.float32]] = ()
         try:
             logits = await self._run_network(batch)
-        except Exception as error:
-            log.exception("the network failed on a batch of %d tiles", len(batch))
-            if len(batch) == 1:
-                self._idleness.ended(time.perf_counter())
-                self._tile_done(batch[0].assignment, error=as_known(error))
-                return
-        else:
-            ended = time.perf_counter()
-            self._idleness.ended(ended)
-            seconds = (ended - began) / len(batch)
-            self._metrics.network(len(batch), seconds)
-            for tile, of_tile, stood_still in zip(batch, logits, idle, strict=True):
-                await self._finishing.acquire()
-                self._spawn(self._finish(tile, of_tile, {"network": seconds, "idle": stood_still}))
+        except Exception as error:  # noqa: BLE001 - the network's errors share no other base
+            failed = error
+        finally:
+            seconds = self._occupancy.end(begun) / len(batch)
+            self._idleness.ended(time.perf_counter())
+        if failed is not None:
+            await self._infer_each(batch, failed)
             return
-        self._idleness.ended(time.perf_counter())
-        # The tiles may belong to several users; only a tile that fails alone is at fault.
+        self._metrics.network(len(batch), seconds)
+        for tile, of_tile, stood_still in zip(batch, logits, idle, strict=True):
+            await self._finishing.acquire()
+            self._spawn(self._finish(tile, of_tile, {"network": seconds, "idle": stood_still}))
+
+    async def _infer_each(self, batch: list[LoadedTile], error: Exception) -> None:
+        """Tiles of a batch that failed. They may belong to several users, and only one that fails alone is at fault."""
+        log.error("the network failed on a batch of %d tiles", len(batch), exc_info=error)
+        if len(batch) == 1:
+            self._tile_done(batch[0].assignment, error=as_known(error))
+            return
         for tile in batch:
             if tile.assignment.error is None:
                 await self._infer([tile])

@@ -36,7 +36,7 @@ class EngineUnavailable(ConfigurationError):
 
 
 class Engine(Protocol):
-    """What turns pixels into logits. `infer` may be called from one thread at a time."""
+    """What turns pixels into logits. `infer` may be called from one thread at a time, but see `LanedEngine`."""
 
     @property
     def name(self) -> str:
@@ -69,6 +69,24 @@ class TrimmingEngine(Engine, Protocol):
         multiples of 16: those that `infer` gives there, as exactly as the engine keeps to them in tiles of other
         shapes. Raises what `infer` raises.
         """
+
+
+@runtime_checkable
+class LanedEngine(TrimmingEngine, Protocol):
+    """An engine of which several calls run at the same time, each on its share of the cores.
+
+    Where tiles are many that is faster than one call on all cores: no core waits for another after each layer, and what
+    is done once for a new shape of patch, on one core, is done beside other work.
+    """
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may be in `infer` and `infer_part` at a time; another one waits."""
+
+
+def lanes_of(engine: Engine) -> int:
+    """Say how many calls of an engine may run at the same time."""
+    return engine.lanes if isinstance(engine, LanedEngine) else 1
 
 
 class OnnxRuntimeEngine:

@@ -1,8 +1,8 @@
 """Keeping the network busy: decoding before it, heads behind it, each in threads of their own.
 
 Promises: tiles come out in the order in which they went in, whatever the threads; what is in memory is bounded
-by the batches decoded ahead and the tiles not yet taken; the first error ends the run and is raised where results are
-taken; nothing runs on once the results are no longer taken.
+by the batches decoded ahead and the tiles not yet taken; an engine has as many batches as it has lanes, no more; the
+first error ends the run and is raised where results are taken; nothing runs on once the results are no longer taken.
 Refuses: to know what a head does.
 """
 
@@ -16,19 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from microtome.segmentation.cells import TileCells
-from microtome.segmentation.engine import Engine
+from microtome.segmentation.engine import Engine, lanes_of
 from microtome.segmentation.grid import Tile
 from microtome.segmentation.normalisation import Normalisation
+from microtome.segmentation.occupancy import Occupancy
 from microtome.segmentation.patches import View, infer
 from microtome.segmentation.reading import RegionReader, pad_reflect
 
 Seconds = Mapping[str, float]
+# Pixels uint8 [b, h, w, 3] of a batch, how each tile is looked at, and the seconds that decoding took.
+_Decoded = tuple[NDArray[np.uint8], Sequence[View], float]
+_Heads = list[Future[TileCells]]
 Finish = Callable[[NDArray[np.float32], Tile, View, NDArray[np.uint8], Seconds], TileCells]
 
 # Finished tiles that may wait to be taken, besides those in the heads.
@@ -70,11 +73,14 @@ class Flow:
         self._decoded = measured.pixels
         self._look = look
         self._finish = finish
+        self._lanes = lanes_of(engine)
         # Batches decoded ahead of the network: one for each thread that decodes.
         self._decoders = decoders
         self._workers = workers
-        self._room = threading.Semaphore(workers + batch_size + _WAITING)
-        self._results: SimpleQueue[tuple[Tile, Future[TileCells]] | BaseException | None] = SimpleQueue()
+        self._occupancy = Occupancy()
+        self._free = threading.Semaphore(self._lanes)
+        self._room = threading.Semaphore(workers + batch_size * self._lanes + _WAITING)
+        self._results: SimpleQueue[tuple[Sequence[Tile], Future[_Heads]] | BaseException | None] = SimpleQueue()
         self._stopped = threading.Event()
 
     def run(self, batches: Sequence[Sequence[Tile]]) -> Iterator[tuple[Tile, TileCells]]:
@@ -82,39 +88,47 @@ class Flow:
         with (
             ThreadPoolExecutor(self._decoders, thread_name_prefix="decode") as decoders,
             ThreadPoolExecutor(self._workers, thread_name_prefix="head") as heads,
+            ThreadPoolExecutor(self._lanes, thread_name_prefix="network") as lanes,
         ):
-            network = threading.Thread(target=self._network, args=(batches, decoders, heads), name="network")
-            network.start()
+            feeder = threading.Thread(target=self._feed, args=(batches, decoders, lanes, heads), name="feed")
+            feeder.start()
             try:
                 while (result := self._results.get()) is not None:
                     if isinstance(result, BaseException):
                         raise result
-                    tile, cells = result
-                    done = cells.result()
-                    self._room.release()
-                    yield tile, done
+                    batch, inferred = result
+                    for tile, cells in zip(batch, inferred.result(), strict=True):
+                        done = cells.result()
+                        self._room.release()
+                        yield tile, done
             finally:
                 self._stopped.set()
-                # Wakes the network's thread wherever it waits; what is queued for the others is dropped.
+                # Wakes the feeding thread wherever it waits; what is queued for the others is dropped.
                 self._room.release()
+                self._free.release()
                 decoders.shutdown(wait=False, cancel_futures=True)
-                network.join()
+                feeder.join()
+                lanes.shutdown(wait=True, cancel_futures=True)
                 heads.shutdown(wait=False, cancel_futures=True)
 
-    def _network(
-        self, batches: Sequence[Sequence[Tile]], decoders: ThreadPoolExecutor, heads: ThreadPoolExecutor
+    def _feed(
+        self,
+        batches: Sequence[Sequence[Tile]],
+        decoders: ThreadPoolExecutor,
+        lanes: ThreadPoolExecutor,
+        heads: ThreadPoolExecutor,
     ) -> None:
-        todo, decoding = iter(batches), deque[tuple[Sequence[Tile], Future[Any]]]()
+        todo, decoding = iter(batches), deque[tuple[Sequence[Tile], Future[_Decoded]]]()
         try:
             # Alone: until it is there, the network waits for it.
             self._decode_ahead(todo, decoding, 1, decoders)
             while decoding:
-                began = time.perf_counter()
                 batch, future = decoding.popleft()
-                pixels, views, decode_s = future.result()
+                decoded = future.result()
                 self._decode_ahead(todo, decoding, self._decoders, decoders)
-                self._make_room(len(batch))
-                self._infer(batch, pixels, views, decode_s, began, heads)
+                self._take(self._room, len(batch))
+                self._take(self._free, 1)
+                self._results.put((batch, lanes.submit(self._infer, batch, decoded, heads)))
             self._results.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the results are taken
             self._results.put(error)
@@ -122,36 +136,36 @@ class Flow:
     def _decode_ahead(
         self,
         todo: Iterator[Sequence[Tile]],
-        decoding: deque[tuple[Sequence[Tile], Future[Any]]],
+        decoding: deque[tuple[Sequence[Tile], Future[_Decoded]]],
         most: int,
         decoders: ThreadPoolExecutor,
     ) -> None:
         for batch in islice(todo, most - len(decoding)):
             decoding.append((batch, decoders.submit(self._decode, batch)))
 
-    def _infer(
-        self,
-        batch: Sequence[Tile],
-        pixels: NDArray[np.uint8],
-        views: Sequence[View],
-        decode_s: float,
-        began: float,
-        heads: ThreadPoolExecutor,
-    ) -> None:
-        count, ready = len(batch), time.perf_counter()
-        logits = infer(self._engine, pixels, np.tile(self._low, (count, 1)), np.tile(self._scale, (count, 1)), views)
-        done = time.perf_counter()
-        seconds = {"decode": decode_s / count, "idle": (ready - began) / count, "network": (done - ready) / count}
-        for tile, of_tile, view, seen in zip(batch, logits, views, pixels, strict=True):
-            self._results.put((tile, heads.submit(self._finish, of_tile, tile, view, seen, seconds)))
+    def _infer(self, batch: Sequence[Tile], decoded: _Decoded, heads: ThreadPoolExecutor) -> _Heads:
+        pixels, views, decode_s = decoded
+        count = len(batch)
+        low, scale = np.tile(self._low, (count, 1)), np.tile(self._scale, (count, 1))
+        begun = self._occupancy.begin()
+        try:
+            logits = infer(self._engine, pixels, low, scale, views)
+        finally:
+            network_s = self._occupancy.end(begun)
+            self._free.release()
+        seconds = {"decode": decode_s / count, "idle": begun.idle / count, "network": network_s / count}
+        return [
+            heads.submit(self._finish, of_tile, tile, view, seen, seconds)
+            for tile, of_tile, view, seen in zip(batch, logits, views, pixels, strict=True)
+        ]
 
-    def _make_room(self, tiles: int) -> None:
-        for _ in range(tiles):
-            self._room.acquire()
+    def _take(self, semaphore: threading.Semaphore, count: int) -> None:
+        for _ in range(count):
+            semaphore.acquire()
             if self._stopped.is_set():
                 raise Stopped
 
-    def _decode(self, batch: Sequence[Tile]) -> tuple[NDArray[np.uint8], Sequence[View], float]:
+    def _decode(self, batch: Sequence[Tile]) -> _Decoded:
         began = time.perf_counter()
         pixels = [self._pixels(tile) for tile in batch]
         together = pixels[0][None] if len(pixels) == 1 else np.stack(pixels)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microtome.errors import InvalidRequest
-from microtome.segmentation.engine import Engine, infer_part
+from microtome.segmentation.engine import Engine, infer_part, lanes_of
 from microtome.segmentation.grid import STRIDE, Rect
 
 Bits = NDArray[np.bool_]
@@ -34,6 +34,12 @@ NOWHERE = np.float32(-np.inf)
 # A call of another shape than the last costs as much as so many pixels: kernels are made for it (30 ms, int8).
 PIXELS_PER_CALL = 65_536
 _CALL = PIXELS_PER_CALL / STRIDE**2
+# Half of a patch of fewer pixels is not worth a lane: its halo would weigh more.
+WORTH_A_LANE = 131_072
+# How much more than its part of a tile's pixels the largest patch may have, where several lanes share one tile.
+_UNEVEN = 1.25
+# Of so many tiles for each lane none is shared out.
+_FEW_TILES = 2
 # How often a part is cut again, how many places are tried along each axis, and how far apart, in cells.
 _DEPTH, _PLACES, _APART = 3, 2, 4
 # A cut may cost this much more at first, if further cuts then save it.
@@ -58,24 +64,35 @@ class View:
     patches: tuple[Patch, ...]
 
     @classmethod
-    def of(cls, ground: Bits | None, width: int, height: int, halo: int, *, whole: bool = False) -> View:
+    def of(
+        cls, ground: Bits | None, width: int, height: int, halo: int, *, whole: bool = False, lanes: int = 1
+    ) -> View:
         """Look at a tile of `width` × `height` pixels; in one `whole`, or in patches if they are cheaper.
 
-        `halo`: how far the network sees. Raises `InvalidRequest` for a ground of another shape.
+        `halo`: how far the network sees. `lanes`: among how many calls at the same time the tile should be shared out
+        evenly, see `lanes_for`. Raises `InvalidRequest` for a ground of another shape.
         """
         everything = Rect(0, 0, width, height)
         if ground is None:
-            return cls(None, (Patch(everything, everything),))
+            return cls(None, _spread((Patch(everything, everything),), everything, halo, 1 if whole else lanes))
         if ground.shape != (height // STRIDE, width // STRIDE):
             raise InvalidRequest(f"A tile of {width} × {height} pixels cannot have a ground of {ground.shape} cells.")
         if whole and ground.any():
             return cls(ground, (Patch(everything, everything),))
-        return cls(ground, patches_over(ground, halo))
+        return cls(ground, _spread(patches_over(ground, halo), everything, halo, lanes))
 
     @property
     def pixels(self) -> int:
         """How many pixels go through the network."""
         return sum(patch.seen.width * patch.seen.height for patch in self.patches)
+
+
+def lanes_for(lanes: int, tiles: int) -> int:
+    """Among how many of an engine's lanes each tile of a grid is shared out.
+
+    Where tiles are many, each lane takes one, and none waits for long at the end; where they are few, all take each.
+    """
+    return lanes if tiles <= _FEW_TILES * lanes else 1
 
 
 def packed(ground: Bits) -> bytes:
@@ -107,7 +124,39 @@ def patches_over(ground: Bits, halo: int) -> tuple[Patch, ...]:
         return ()
     cutter = _Cutter(ground, -(-halo // STRIDE))
     found = [cutter.patch(box) for box in cutter.boxes()]
-    return tuple(sorted(found, key=lambda patch: -patch.seen.width * patch.seen.height))
+    return tuple(sorted(found, key=lambda patch: -_size(patch)))
+
+
+def _spread(patches: tuple[Patch, ...], tile: Rect, halo: int, lanes: int) -> tuple[Patch, ...]:
+    """Cut the largest patches in two until no lane has much more to do than the others."""
+    around = -(-halo // STRIDE) * STRIDE
+    found = list(patches)
+    while lanes > 1 and found:
+        largest = max(found, key=_size)
+        if _size(largest) * lanes <= _UNEVEN * sum(map(_size, found)) or _size(largest) < 2 * WORTH_A_LANE:
+            break
+        found.remove(largest)
+        found += [Patch(half.grown(around).intersection(tile), half) for half in _cut_in_two(largest.taken)]
+    return tuple(sorted(found, key=lambda patch: -_size(patch)))
+
+
+def _size(patch: Patch) -> int:
+    return patch.seen.width * patch.seen.height
+
+
+def _cut_in_two(rect: Rect) -> tuple[Rect, Rect]:
+    """Across the longer side, at a multiple of 16 from its start."""
+    if rect.width > rect.height:
+        first = rect.width // (2 * STRIDE) * STRIDE
+        return (
+            Rect(rect.x, rect.y, first, rect.height),
+            Rect(rect.x + first, rect.y, rect.width - first, rect.height),
+        )
+    first = rect.height // (2 * STRIDE) * STRIDE
+    return (
+        Rect(rect.x, rect.y, rect.width, first),
+        Rect(rect.x, rect.y + first, rect.width, rect.height - first),
+    )
 
 
 def infer(
@@ -134,15 +183,25 @@ def _patched(
     engine: Engine, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], view: View
 ) -> NDArray[np.float32]:
     logits = np.empty((5, *pixels.shape[:2]), np.float32)
+    lanes = min(lanes_of(engine), len(view.patches))
     # The network does not wait while what it found is put in its place.
     with ThreadPoolExecutor(1, thread_name_prefix="logits") as other:
         # Where no seed can be, nobody reads the other channels.
         placing = [other.submit(logits[4].fill, NOWHERE)]
-        for patch in view.patches:
+
+        def run(patch: Patch) -> None:
             seen, taken = patch.seen, patch.taken
             wanted = Rect(taken.x - seen.x, taken.y - seen.y, taken.width, taken.height)
             found = infer_part(engine, pixels[None, *_place(seen)], low, scale, wanted)
             placing.append(other.submit(_put, logits, found[0], taken, view.ground))
+
+        if lanes > 1:
+            with ThreadPoolExecutor(lanes, thread_name_prefix="patch") as threads:
+                # What one of them raises is raised.
+                list(threads.map(run, view.patches))
+        else:
+            for patch in view.patches:
+                run(patch)
         for each in placing:
             each.result()
     return logits

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from microtome.errors import ConfigurationError
 from microtome.segmentation.cells import TileCells, segment_tile
-from microtome.segmentation.engine import Engine
+from microtome.segmentation.engine import Engine, lanes_of
 from microtome.segmentation.flow import Flow, Measured, Seconds
 from microtome.segmentation.grid import Grid, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Normalisation
-from microtome.segmentation.patches import Bits, View
+from microtome.segmentation.patches import Bits, View, lanes_for
 from microtome.segmentation.reading import RegionReader
 from microtome.segmentation.sampling import measure_normalisation, sampling_grid
 from microtome.segmentation.stains import HE, Stain
@@ -86,11 +86,13 @@ def segment(
             if any(not block.core.intersection(tile.core).empty for tile in todo)
         ]
         normalisation = measure_normalisation(reader, blocks, model.percentiles, grid, todo, threads=decoders)
+    lanes = lanes_for(lanes_of(engine), len(grid))
     measured = normalisation if isinstance(normalisation, Measured) else Measured(normalisation, {})
 
     def look(tile: Tile) -> View:
         of_tile = None if ground is None else ground(tile)
-        return View.of(of_tile, tile.padded.width, tile.padded.height, model.halo_min, whole=size > 1)
+        width, height = tile.padded.width, tile.padded.height
+        return View.of(of_tile, width, height, model.halo_min, whole=size > 1, lanes=lanes)
 
     def finish(
         logits: NDArray[np.float32], tile: Tile, view: View, pixels: NDArray[np.uint8], seconds: Seconds

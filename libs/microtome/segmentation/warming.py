@@ -3,17 +3,19 @@
 Promises: what a tile needs is compiled, and the memory that the network takes for the largest tile has been touched,
 once and in one piece: the first slide of a process takes no longer than the next, and tiles of other shapes ask for no
 more. (Left to the first tiles it cost a small slide half of its time, and memory grew with every larger patch.)
-Refuses: to warm both of what an engine has for whole tiles and for parts: large tiles run in what it has for parts.
+Refuses: to warm engines that do not keep what a large tile took.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from microtome.segmentation.cells import segment_tile
-from microtome.segmentation.engine import Engine, TrimmingEngine
+from microtome.segmentation.engine import Engine, TrimmingEngine, lanes_of
 from microtome.segmentation.grid import STRIDE, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram
@@ -38,11 +40,20 @@ def warm_engine(engine: Engine, edge: int) -> None:
 
     Raises `EngineFailed` where there is no memory for such a tile.
     """
+    # A lane's memory is its own.
+    lanes = lanes_of(engine)
     low, scale = np.zeros((1, 3), np.float32), np.full((1, 3), 1 / 255, np.float32)
     if isinstance(engine, TrimmingEngine):
         # A tile of which all is wanted takes more memory than any part of one.
         pixels = np.full((1, edge, edge + STRIDE, 3), 255, np.uint8)
-        engine.infer_part(pixels, low, scale, Rect(0, 0, edge, edge))
+        together = threading.Barrier(lanes)
+
+        def run(_: int) -> None:
+            together.wait()
+            engine.infer_part(pixels, low, scale, Rect(0, 0, edge, edge))
+
+        with ThreadPoolExecutor(lanes) as threads:
+            list(threads.map(run, range(lanes)))
     else:
         engine.infer(np.full((1, _ONCE, _ONCE, 3), 255, np.uint8), low, scale)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,14 +16,23 @@ from PIL import Image
 
 from microtome.errors import ConfigurationError, InvalidRequest
 from microtome.scoring import Tally
-from microtome.segmentation.engine import Engine, EngineFailed, EngineUnavailable, OnnxRuntimeEngine
+from microtome.segmentation.engine import (
+    Engine,
+    EngineFailed,
+    EngineUnavailable,
+    LanedEngine,
+    OnnxRuntimeEngine,
+    usable_cores,
+)
 from microtome.segmentation.engines import available_engines, open_engine
 from microtome.segmentation.engines.calibration import best_range
 from microtome.segmentation.engines.emitting import grid_of_bytes, largest_weights
 from microtome.segmentation.engines.gate import REQUIRED_F1
 from microtome.segmentation.engines.network import Network, UnknownNetwork, read_network
+from microtome.segmentation.engines.opening import MOST_LANES
 from microtome.segmentation.engines.openvino_cpu import OpenVinoEngine, openvino_module
 from microtome.segmentation.engines.rewriting import rewritten, transposed_kernel
+from microtome.segmentation.grid import Rect
 from microtome.segmentation.head import find_instances
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
@@ -112,6 +122,18 @@ def test_where_a_tile_begins_is_not_felt(name: str, opened: dict[str, Engine], m
         assert np.abs(inner - there).max() <= tolerance
 
 
+@pytest.mark.parametrize("name", [name for name in ON_CPU if name.endswith("int8")])
+def test_what_runs_beside_a_call_is_not_felt(name: str, opened: dict[str, Engine]) -> None:
+    engine = opened[name]
+    assert isinstance(engine, LanedEngine)
+    assert engine.lanes == min(usable_cores(), MOST_LANES)
+    feed, parts = tissue((0, 0), edge=640), [Rect(x, 96, 160, width) for x in (96, 384) for width in (160, 224, 320)]
+    alone = [engine.infer_part(*feed, part) for part in parts]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        together = list(threads.map(lambda part: engine.infer_part(*feed, part), parts))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
 @pytest.mark.parametrize("name", ON_CPU)
 def test_the_next_call_does_not_change_what_was_returned(name: str, opened: dict[str, Engine]) -> None:
     first = opened[name].infer(*tissue((0, 0)))
@@ -132,7 +154,9 @@ def test_other_shapes_are_refused(name: str, opened: dict[str, Engine]) -> None:
 @needs_openvino
 def test_a_run_that_fails_may_be_tried_again(model: Model) -> None:
     engine = OpenVinoEngine(model, "fp32")
-    engine._request = None
+    # Its one request is broken.
+    engine._requests.get()
+    engine._requests.put(None)
     with pytest.raises(EngineFailed, match="1 tiles") as failed:
         engine.infer(*tissue((0, 0)))
     assert failed.value.transient

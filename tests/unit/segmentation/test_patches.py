@@ -10,7 +10,17 @@ from hypothesis.extra import numpy as arrays
 
 from microtome.errors import InvalidRequest
 from microtome.segmentation.grid import Rect
-from microtome.segmentation.patches import PIXELS_PER_CALL, Bits, Patch, View, packed, patches_over, unpacked
+from microtome.segmentation.patches import (
+    PIXELS_PER_CALL,
+    WORTH_A_LANE,
+    Bits,
+    Patch,
+    View,
+    lanes_for,
+    packed,
+    patches_over,
+    unpacked,
+)
 
 HALO = 96
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -59,6 +69,33 @@ def test_all_of_the_ground_is_taken_once(ground: Bits, halo: int) -> None:
     assert view.pixels + PIXELS_PER_CALL * (len(patches) - 1) <= tile.width * tile.height
     assert sorted(patches, key=lambda patch: -patch.seen.width * patch.seen.height) == list(patches)
     assert patches_over(ground.copy(), halo) == patches
+
+
+@settings(max_examples=100, deadline=None)
+@given(grounds(), st.integers(2, 4))
+def test_lanes_share_a_tile_out_evenly(ground: Bits, lanes: int) -> None:
+    rows, columns = ground.shape
+    tile = Rect(0, 0, 16 * columns, 16 * rows)
+    patches = View.of(ground, tile.width, tile.height, HALO, lanes=lanes).patches
+    assert sorted(patches, key=lambda patch: -patch.seen.width * patch.seen.height) == list(patches)
+    taken = np.zeros(ground.shape, int)
+    for patch in patches:
+        assert_lawful(patch, tile, HALO)
+        at = patch.taken
+        taken[at.y // 16 : (at.y + at.height) // 16, at.x // 16 : (at.x + at.width) // 16] += 1
+    assert (taken <= 1).all()
+    assert (taken[ground] == 1).all()
+    sizes = [patch.seen.width * patch.seen.height for patch in patches]
+    if sizes and sizes[0] >= 2 * WORTH_A_LANE:
+        assert sizes[0] <= 1.25 * sum(sizes) / lanes
+
+
+def test_few_tiles_are_shared_out_among_lanes_and_of_many_each_lane_takes_one() -> None:
+    assert [lanes_for(2, tiles) for tiles in (1, 4, 5, 1000)] == [2, 2, 1, 1]
+    assert lanes_for(1, 1) == 1
+    whole = View.of(None, 1440, 1440, HALO, lanes=lanes_for(2, 1))
+    assert [patch.taken for patch in whole.patches] == [Rect(0, 0, 1440, 720), Rect(0, 720, 1440, 720)]
+    assert len(View.of(None, 1440, 1440, HALO, whole=True, lanes=2).patches) == 1
 
 
 def test_islands_and_arms_do_not_cost_the_glass_between() -> None:

@@ -11,8 +11,9 @@ Refuses: bf16 on a processor that has no instructions for it (it would be slower
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import LifoQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -36,9 +37,6 @@ from microtome.segmentation.model import Model
 Precision = Literal["fp32", "bf16", "int8"]
 # Those of some thirty shapes of patches. A large slide has hundreds, and they seldom come again.
 _KEPT_KERNELS = 1000
-# Larger tiles run in the graph for parts, also where all of one is wanted: that takes 3 % longer, but each of the two
-# graphs keeps the memory of the largest tile that it was given, 120 bytes for each of its pixels in int8.
-_WHOLE_PIXELS = 1 << 21
 # The package that reports to Google Analytics; without it OpenVINO uses its own stand-in, which does nothing.
 _REPORTER = "openvino_telemetry"
 
@@ -69,8 +67,10 @@ class OpenVinoEngine:
         precision: Precision,
         threads: int = 0,
         in_bytes: InBytes | None = None,
+        lanes: int = 1,
     ) -> None:
-        """`threads`: cores for one call, 0 for all that this process may use; `in_bytes`: for int8, see `calibration`.
+        """`threads`: cores for all calls, 0 for all that this process may use; `in_bytes`: for int8, see `calibration`;
+        `lanes`: how many calls may run at the same time, each on its share of the cores and with memory of its own.
 
         Raises `EngineUnavailable` if this machine cannot run it.
         """
@@ -84,17 +84,16 @@ class OpenVinoEngine:
         try:
             of = in_bytes or InBytes(rewritten(read_network(core, model.network)), {}, ())
             self._trim = trimming(of.network)
-            graph = emit(ov, of.network, of.ranges, shift=of.shift)
-            trimmed = emit(ov, of.network, of.ranges, trim=self._trim, shift=of.shift)
+            trim = None if self._trim.margin is None else self._trim
+            graph = emit(ov, of.network, of.ranges, trim=trim, shift=of.shift)
         except UnknownNetwork:
             graph = core.read_model(str(model.network))
-            trimmed = None
         options = {
             # In bytes everything is that can be; the rest, the picture's normalisation and the logits, is too little
             # to gain anything from being less exact.
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": lanes,
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
             # The head runs beside the network on the same cores.
             "ENABLE_CPU_PINNING": False,
@@ -102,12 +101,13 @@ class OpenVinoEngine:
             "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         }
         self._tensor = ov.Tensor
-        self._request = core.compile_model(graph, "CPU", options).create_infer_request()
-        # For parts of tiles. Compiled when the first one comes: who looks at whole tiles needs no memory for it.
-        self._compile_trimmed: Callable[[], Any] = lambda: core.compile_model(
-            trimmed, "CPU", options
-        ).create_infer_request()
-        self._trimmed: Any = None
+        # What can be trimmed runs in the graph for parts, also where all of a tile is wanted: each of two graphs would
+        # keep the memory of the largest tile that it was given, 120 bytes for each of its pixels in int8.
+        compiled = core.compile_model(graph, "CPU", options)
+        self._requests: LifoQueue[Any] = LifoQueue()
+        for _ in range(lanes):
+            self._requests.put(compiled.create_infer_request())
+        self.lanes = lanes
         self.name = f"openvino-cpu-{precision}"
         self.note: str | None = None
         self.batch_size = 1
@@ -124,10 +124,7 @@ class OpenVinoEngine:
             for tile in range(batch):
                 # More at once take as long each, and in bf16 other kernels run, which round otherwise.
                 one = {name: values[tile : tile + 1] for name, values in feed.items()}
-                if height * width > _WHOLE_PIXELS and self._margin is not None:
-                    self._run_part(one, Rect(0, 0, width, height), logits[tile : tile + 1])
-                else:
-                    self._run(self._request, one, logits[tile : tile + 1])
+                self._run(one, Rect(0, 0, width, height), logits[tile : tile + 1])
         return logits
 
     def infer_part(
@@ -140,7 +137,7 @@ class OpenVinoEngine:
         made = wanted.grown(self._margin).intersection(Rect(0, 0, width, height))
         logits = np.empty((1, 5, made.height, made.width), np.float32)
         with _failing(1):
-            self._run_part(feed, wanted, logits)
+            self._run(feed, wanted, logits)
         return cut_out(logits, Rect(wanted.x - made.x, wanted.y - made.y, wanted.width, wanted.height))
 
     @property
@@ -148,26 +145,28 @@ class OpenVinoEngine:
         """How much more than what is wanted the graph for parts makes on each side; None where there is no such."""
         return None if self._trim is None else self._trim.margin
 
-    def _run_part(self, feed: dict[str, NDArray[Any]], wanted: Rect, logits: NDArray[np.float32]) -> None:
-        assert self._trim is not None, "only what can be trimmed runs in parts"
-        bounds: dict[str, NDArray[Any]] = {}
-        for number, cut in enumerate(different_cuts(self._trim)):
-            (top, bottom), (left, right) = (
-                cut.bounds(wanted.y, wanted.y + wanted.height),
-                cut.bounds(wanted.x, wanted.x + wanted.width),
-            )
-            bounds[f"begin{number}"] = np.array([top, left], np.int64)
-            bounds[f"end{number}"] = np.array([bottom, right], np.int64)
-        if self._trimmed is None:
-            self._trimmed = self._compile_trimmed()
-        self._run(self._trimmed, feed | bounds, logits)
-
-    def _run(self, request: Any, feed: dict[str, NDArray[Any]], logits: NDArray[np.float32]) -> None:  # noqa: ANN401
+    def _run(self, feed: dict[str, NDArray[Any]], wanted: Rect, logits: NDArray[np.float32]) -> None:
+        bounds = {} if self._margin is None else self._bounds(wanted)
         # OpenVINO takes no array that must not be written, though it only reads it. It keeps no hold on any.
-        lent = {name: np.require(values, requirements=("C", "W")) for name, values in feed.items()} | {"logits": logits}
-        for name, values in lent.items():
-            request.set_tensor(name, self._tensor(values, shared_memory=True))
-        request.infer()
+        lent = {name: np.require(values, requirements=("C", "W")) for name, values in (feed | bounds).items()}
+        request = self._requests.get()
+        try:
+            for name, values in (lent | {"logits": logits}).items():
+                request.set_tensor(name, self._tensor(values, shared_memory=True))
+            request.infer()
+        finally:
+            self._requests.put(request)
+
+    def _bounds(self, wanted: Rect) -> dict[str, NDArray[np.int64]]:
+        """Where each of the graph's cuts begins and ends, down and across."""
+        assert self._trim is not None, "only what can be trimmed is cut"
+        found = {}
+        for number, cut in enumerate(different_cuts(self._trim)):
+            top, bottom = cut.bounds(wanted.y, wanted.y + wanted.height)
+            left, right = cut.bounds(wanted.x, wanted.x + wanted.width)
+            found[f"begin{number}"] = np.array([top, left], np.int64)
+            found[f"end{number}"] = np.array([bottom, right], np.int64)
+        return found
 
 
 @contextmanager
