@@ -196,6 +196,8 @@ def lay_out(
         wanted = [tile for tile in wanted if region.meets(tile.core, scale)]
         total = sum(1 for _ in tiles_of(grid, scale, region))
     chosen = _addresses(spread(looked_at, samples))
+    # Blocks of a small slide are parts of few of its file's tiles, and what is cut into tiles next.
+    reader.expect(len(wanted) * grid.tile_width * grid.tile_height)
     histogram, _ = sample_tiles(source, model.mpp, chosen[:at_once])
     # Only now: until the first tile is decoded, the network waits for this process alone.
     begin_picture(source, ResultStore(results))

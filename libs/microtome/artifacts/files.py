@@ -64,10 +64,11 @@ class CellFiles:
         folder, stain = self._folder, self._stain
         with ExitStack() as opening:
             opened: dict[str, Callable[[Path], _File]] = {
-                "parquet": lambda path: CellsParquet(path, self._properties, stain),
-                "geojson": lambda path: CellsGeoJson(path, stain),
-                "csv": lambda path: CellsCsv(path, self._mpp, stain),
+                # They close from the last to the first: those that take their time last, when others are read already.
                 "fgb": lambda path: CellsFlatGeobuf(path, stain, self._go_on),
+                "parquet": lambda path: CellsParquet(path, self._properties, stain),
+                "csv": lambda path: CellsCsv(path, self._mpp, stain),
+                "geojson": lambda path: CellsGeoJson(path, stain),
             }
             for name, open_file in opened.items():
                 if name in self._formats:
@@ -104,7 +105,9 @@ class CellFiles:
     def append(self, cells: Outlines) -> None:
         """Add the cells of one tile to every file. Raises what writing the tile before raised."""
         self._wait()
-        self._writing = [self._writers.submit(self._write, name, file, cells) for name, file in self._files.items()]
+        # Text takes longest.
+        files = reversed(self._files.items())
+        self._writing = [self._writers.submit(self._write, name, file, cells) for name, file in files]
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, []

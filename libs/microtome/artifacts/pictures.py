@@ -59,6 +59,8 @@ class Pictures:
         self._picture = picture
         self._whole = whole
         self._canvas: Future[Preview] | None = None
+        # The slide as small as it is shown beside the others.
+        self._plain: Future[NDArray[np.uint8]] | None = None
         # The last thing that was drawn on it, and what is encoded, or brings that about.
         self._drawing: Future[Any] | None = None
         self._encoding: list[Future[Any]] = []
@@ -68,6 +70,7 @@ class Pictures:
         # Not in the painter's time: where there is no picture yet, others would wait for this slide to be decoded.
         picture = _thumbnail(self._slide) if self._picture is None else self._picture
         self._drawing = self._canvas = _painter.submit(self._begin, picture)
+        self._plain = _encoders.submit(reduced, picture, COMBINED_PIXELS)
         self._encode("thumbnail.jpg", lambda path: save_jpeg(reduced(picture, THUMBNAIL_PIXELS), path))
         return self
 
@@ -133,7 +136,8 @@ class Pictures:
         """Draw the pictures with letters, and have them encoded."""
         legend = density.picture_with_legend()
         self._encode("density.png", lambda path: density.save_png(path, legend))
-        plain, drawn = (reduced(picture, COMBINED_PIXELS) for picture in (preview.thumbnail, preview.picture))
+        assert self._plain is not None, "entered"
+        plain, drawn = self._plain.result(), reduced(preview.picture, COMBINED_PIXELS)
         shown = density.with_legend(density.picture(plain.shape[1], plain.shape[0]))
         panels = side_by_side((("slide", plain), ("tissue and cells", drawn), ("density", shown)))
         self._encode("combined.jpg", lambda path: save_jpeg(panels, path))

@@ -59,11 +59,13 @@ async def watch_workflow(
     address = client.url.replace("http", "ws", 1)
     url = f"{address}/api/v1/ws/workflows/{quote(workflow_id, safe='')}?user={quote(client.user, safe='')}"
     heard = time.monotonic()
-    pause = 0.1
+    pause, broken = 0.1, False
     while True:
         try:
-            # The websocket's own refusals are hard to tell apart; a plain GET says who is unknown to whom.
-            await client.workflow(workflow_id)
+            if broken:
+                # The websocket's own refusals are hard to tell apart; a plain GET says who is unknown to whom.
+                await client.workflow(workflow_id)
+            broken = True
             async with connect(url, max_size=MAX_MESSAGE_BYTES, proxy=None, open_timeout=10) as socket:
                 async for text in socket:
                     heard, pause = time.monotonic(), 0.1

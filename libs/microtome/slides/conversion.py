@@ -16,7 +16,7 @@ import openslide
 from microtome.errors import UnreadableSlide
 from microtome.slides.facts import PixelSize
 from microtome.slides.flat import open_flat
-from microtome.slides.opening import converted_path
+from microtome.slides.opening import KEPT_PIXELS, converted_path
 from microtome.slides.pyramid import write_pyramid
 from microtome.slides.tiff_layout import check_complete
 
@@ -40,6 +40,8 @@ def make_readable(path: Path, *, passing: bool = False) -> tuple[Path, tuple[str
         return path, ()
     picture = open_flat(path)
     size = picture.pixel_size
+    # A small picture saves little when it is packed, and most of its jobs' planning would be unpacking.
+    packed = not passing and picture.width * picture.height > KEPT_PIXELS
     # Said in the file itself, so that the twin explains itself wherever it goes.
     origin = {"vendor": picture.vendor, "mpp": size.mpp, "mpp_source": size.source, "notes": picture.notes}
     write_pyramid(
@@ -47,7 +49,7 @@ def make_readable(path: Path, *, passing: bool = False) -> tuple[Path, tuple[str
         picture.width,
         picture.height,
         picture.bands(),
-        compression="none" if passing else "deflate",
+        compression="deflate" if packed else "none",
         mpp=size.mpp,
         description=_MARK + json.dumps(origin),
     )

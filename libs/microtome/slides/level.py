@@ -56,6 +56,14 @@ class LevelView:
             out[middle:] = self.read(x, y + middle, width, height - middle)
         return out
 
+    def expect(self, pixels: int) -> None:
+        """So many pixels of this view will be read: a small slide is decoded as a whole for all of them.
+
+        Raises `UnreadableSlide` when the data cannot be decoded.
+        """
+        if self.level == 0:
+            whole_level0(self.path, round(pixels * self.step**2))
+
     def _read_part(self, x: int, y: int, width: int, height: int) -> Pixels:
         if self.step == 1:
             return self._read_level(x, y, width, height)

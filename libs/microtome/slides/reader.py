@@ -75,6 +75,13 @@ class SlideReader:
             raise InvalidRequest(f"Region {width} x {height} at ({x}, {y}) is not inside {self.width} x {self.height}.")
         return self._view.read(x, y, width, height)
 
+    def expect(self, pixels: int) -> None:
+        """So many model pixels will be read, a few at a time: what they have in common is decoded once, now.
+
+        Raises `UnreadableSlide` when the data cannot be decoded.
+        """
+        self._view.expect(pixels)
+
     def to_level0(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Points `[…, 2]` (x, y) that name pixel centres, from model pixels to level-0 pixels."""
         mapped: npt.NDArray[np.float64] = (points + 0.5) * np.asarray(self.scale) - 0.5
