@@ -12,6 +12,7 @@ import pytest
 from shapely import Polygon
 
 from microtome.errors import ConfigurationError
+from microtome.segmentation import run
 from microtome.segmentation.cells import TileCells, read_cells, segment_tile, write_cells
 from microtome.segmentation.engine import OnnxRuntimeEngine
 from microtome.segmentation.grid import Grid, Rect, Tile
@@ -233,15 +234,19 @@ def test_results_survive_the_file(
     assert collect(back) == untiled
 
 
-def test_content_keys(model: Model) -> None:
+def test_content_keys(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     key = content_key("a" * 64, model, {"halo": 96, "tile_size": 1024})
     assert key == content_key("a" * 64, model, {"tile_size": 1024, "halo": 96})
     others = {
         content_key("b" * 64, model, {"halo": 96, "tile_size": 1024}),
         content_key("a" * 64, model, {"halo": 112, "tile_size": 1024}),
+        content_key("a" * 64, replace(model, digest="c" * 64), {"halo": 96, "tile_size": 1024}),
     }
     assert key not in others
+    assert len(others) == 3
     assert len(key) == 64
+    monkeypatch.setattr(run, "ALGORITHM", run.ALGORITHM + 1)
+    assert key != content_key("a" * 64, model, {"halo": 96, "tile_size": 1024})
 
 
 def with_large_nucleus(picture: np.ndarray, x: int, y: int, radius: float) -> np.ndarray:
