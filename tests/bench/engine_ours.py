@@ -72,7 +72,7 @@ class Bare:
         measured = measure_normalisation(reader, blocks, self._model.percentiles, grid, tiles, threads=self._threads)
         planned = time.perf_counter()
         results, written = [], 0.0
-        with CellsGeoJson(out / "cells.geojson") as file:
+        with CellsGeoJson(out / "cells.geojson", threads=self._threads) as file:
             for _, cells in segment(
                 reader, self._model, self._engine, grid,
                 normalisation=measured, tiles=tiles, ground=Ground(mask, scale).of,

@@ -68,7 +68,7 @@ class CellFiles:
                 "fgb": lambda path: CellsFlatGeobuf(path, stain, self._go_on),
                 "parquet": lambda path: CellsParquet(path, self._properties, stain),
                 "csv": lambda path: CellsCsv(path, self._mpp, stain),
-                "geojson": lambda path: CellsGeoJson(path, stain),
+                "geojson": lambda path: CellsGeoJson(path, stain, WRITERS),
             }
             for name, open_file in opened.items():
                 if name in self._formats:

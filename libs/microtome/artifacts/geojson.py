@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from microtome.artifacts.outlines import Outlines
 from microtome.artifacts.text import NUMBER, as_bytes, joined, put_bytes, put_number
 from microtome.segmentation.measuring import measurements_of
+from microtome.segmentation.shares import in_shares
 from microtome.segmentation.stains import HE, Stain
 
 PROBABILITY = "Detection probability"
@@ -24,6 +25,9 @@ PROBABILITY = "Detection probability"
 _PIXEL_DECIMALS = 2
 _DECIMALS = {"µm": 3, "µm^2": 3}
 _OTHER_DECIMALS = 4
+
+# Cells that are not worth a thread of their own.
+_FEW = 512
 
 _HEAD = as_bytes('{"type":"Feature","id":"')
 _SHAPE = as_bytes('","geometry":{"type":"Polygon","coordinates":[[')
@@ -42,8 +46,9 @@ def decimals_of(unit: str) -> int:
 class CellsGeoJson:
     """Writes outlines as they come; a context manager. The file is valid when it closes."""
 
-    def __init__(self, path: Path, stain: Stain = HE) -> None:
-        """`stain`: what the measurements are named after."""
+    def __init__(self, path: Path, stain: Stain = HE, threads: int = 1) -> None:
+        """`stain`: what the measurements are named after; `threads` share a tile's cells."""
+        self._threads = threads
         self._file = path.open("wb")
         measurements = measurements_of(stain)
         names = [*(each.name for each in measurements), PROBABILITY]
@@ -67,18 +72,26 @@ class CellsGeoJson:
         if not len(cells):
             return
         values = np.column_stack([cells.measured, cells.score])
+        parts = in_shares(lambda first, last: self._text(cells, values, first, last), len(cells), self._threads, _FEW)
+        # Each feature begins with a comma and a new line.
+        self._file.write(parts[0][1:].data if self._first else parts[0].data)
+        for part in parts[1:]:
+            self._file.write(part.data)
+        self._first = False
+
+    def _text(self, cells: Outlines, values: NDArray[np.float32], first: int, last: int) -> NDArray[np.uint8]:
+        """The features of cells `first` to before `last`."""
         keys, key_offsets = self._keys
-        fixed = len(cells) * (_HEAD.size + cells.id_text.shape[1] + _SHAPE.size + _KIND.size + _TAIL.size + 2)
-        closed = len(cells.points) + len(cells)
-        room = fixed + closed * (2 * NUMBER + 4) + len(cells) * (keys.size + values.shape[1] * (NUMBER + 1))
+        count, offsets = last - first, cells.offsets[first : last + 1]
+        fixed = count * (_HEAD.size + cells.id_text.shape[1] + _SHAPE.size + _KIND.size + _TAIL.size + 2)
+        closed = int(offsets[-1] - offsets[0]) + count
+        room = fixed + closed * (2 * NUMBER + 4) + count * (keys.size + values.shape[1] * (NUMBER + 1))
         out = np.empty(room, np.uint8)
         end = _features(
-            out, cells.id_text, cells.points, cells.offsets, values, self._decimals, keys, key_offsets,
-            _HEAD, _SHAPE, _KIND, _TAIL,
+            out, cells.id_text[first:last], cells.points, offsets, values[first:last], self._decimals, keys,
+            key_offsets, _HEAD, _SHAPE, _KIND, _TAIL,
         )  # fmt: skip
-        # Each feature begins with a comma and a new line.
-        self._file.write(out[1:end].data if self._first else out[:end].data)
-        self._first = False
+        return out[:end]
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")

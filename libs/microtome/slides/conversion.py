@@ -8,9 +8,13 @@ Refuses: what `flat` refuses; truncated files.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import openslide
 
 from microtome.errors import UnreadableSlide
@@ -19,6 +23,8 @@ from microtome.slides.flat import open_flat
 from microtome.slides.opening import KEPT_PIXELS, converted_path
 from microtome.slides.pyramid import write_pyramid
 from microtome.slides.tiff_layout import check_complete
+
+Pixels = npt.NDArray[np.uint8]
 
 _MARK = "Microtome conversion "
 
@@ -48,12 +54,21 @@ def make_readable(path: Path, *, passing: bool = False) -> tuple[Path, tuple[str
         twin,
         picture.width,
         picture.height,
-        picture.bands(),
+        _ahead(picture.bands()),
         compression="deflate" if packed else "none",
         mpp=size.mpp,
         description=_MARK + json.dumps(origin),
     )
     return twin, picture.notes
+
+
+def _ahead(bands: Iterator[Pixels]) -> Iterator[Pixels]:
+    """Yield the same, each decoded while the one before is written."""
+    with ThreadPoolExecutor(1, thread_name_prefix="bands") as other:
+        coming = other.submit(next, bands, None)
+        while (band := coming.result()) is not None:
+            coming = other.submit(next, bands, None)
+            yield band
 
 
 def conversion_origin(properties: dict[str, Any]) -> tuple[str, PixelSize, tuple[str, ...]] | None:

@@ -19,7 +19,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microtome.artifacts import geoparquet
+from microtome.artifacts import geojson, geoparquet
 from microtome.artifacts.geojson import CellsGeoJson
 from microtome.artifacts.geoparquet import CellsParquet
 from microtome.artifacts.outlines import Outlines, outlines
@@ -38,12 +38,12 @@ def tiles(scale: float) -> list[Outlines]:
 
 
 def write(folder: Path, of: list[Outlines]) -> tuple[Path, Path]:
-    parquet, geojson = folder / "cells.parquet", folder / "cells.geojson"
-    with CellsParquet(parquet, {"content_key": KEY}) as first, CellsGeoJson(geojson) as second:
+    parquet, features = folder / "cells.parquet", folder / "cells.geojson"
+    with CellsParquet(parquet, {"content_key": KEY}) as first, CellsGeoJson(features) as second:
         for cells in of:
             first.append(cells)
             second.append(cells)
-    return parquet, geojson
+    return parquet, features
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 1.9803])
@@ -233,3 +233,14 @@ def test_memory_does_not_grow_with_the_number_of_cells(tmp_path: Path, monkeypat
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + (1 << 16)
+
+
+def test_threads_that_share_a_tile_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geojson, "_FEW", 8)
+    for threads in (1, 2, 5):
+        with CellsGeoJson(tmp_path / f"{threads}.geojson", threads=threads) as file:
+            for cells in tiles(2.0):
+                file.append(cells)
+    alone = (tmp_path / "1.geojson").read_bytes()
+    assert len(json.loads(alone)["features"]) == 80
+    assert {(tmp_path / f"{threads}.geojson").read_bytes() for threads in (2, 5)} == {alone}
