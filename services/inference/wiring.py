@@ -33,7 +33,9 @@ async def serve(stop: asyncio.Event) -> None:
     model = load_model(settings.instanseg_model)
     model.require_halo(settings.tile_overlap)
     async with connected("inference", settings, warms_up=True) as process:
-        engine = await asyncio.to_thread(open_engine, model, settings.engine, settings.inference_threads)
+        engine = await asyncio.to_thread(
+            open_engine, model, settings.engine, settings.inference_threads, lanes=settings.inference_lanes
+        )
         if engine.note:
             log.info(engine.note)
         warm_s = await asyncio.to_thread(warm_up, model, engine, min(settings.tile_size, LARGEST))

@@ -40,20 +40,23 @@ class _Place:
     model: Model
     threads: int
     folder: Path | None
+    lanes: int
 
 
-def open_engine(model: Model, wish: str = AUTO, threads: int = 0, cache: Path | None = None) -> Engine:
+def open_engine(model: Model, wish: str = AUTO, threads: int = 0, cache: Path | None = None, lanes: int = 0) -> Engine:
     """Open the engine of this name, or with "auto" the fastest that finds the same cells as fp32.
 
-    `threads`: cores for one call, 0 for all that this process may use. `cache`: the folder for what is measured once;
-    None for the user's. Raises `EngineUnavailable` for an engine that is not to be had here and `ConfigurationError`
-    for one that nobody knows.
+    `threads`: cores for the network, 0 for all that this process may use. `cache`: the folder for what is measured
+    once; None for the user's. `lanes`: how many calls may run at the same time, of an engine that can have several; 0:
+    one for each core, but not more than `MOST_LANES`.
+    Raises `EngineUnavailable` for an engine that is not to be had here and `ConfigurationError` for one that nobody
+    knows.
     """
-    if threads < 0:
-        raise ConfigurationError(f"An engine cannot run on {threads} threads.")
+    if min(threads, lanes) < 0:
+        raise ConfigurationError(f"An engine cannot run on {threads} threads in {lanes} lanes.")
     if wish != AUTO and wish not in ENGINES:
         raise ConfigurationError(f"There is no engine '{wish}'. There are: {AUTO}, {', '.join(ENGINES)}.")
-    place = _Place(model, threads or usable_cores(), cache or memory.default_folder())
+    place = _Place(model, threads or usable_cores(), cache or memory.default_folder(), lanes or MOST_LANES)
     if wish == AUTO:
         return _automatic(place)
     try:
@@ -100,7 +103,7 @@ def _open(name: str, place: _Place) -> _Opened:
             return OpenVinoEngine(place.model, precision, place.threads)
         in_bytes = calibrated(place.model, place.threads, place.folder)
         # Floats might be added up in another order in a lane, which has fewer threads; whole numbers cannot.
-        return OpenVinoEngine(place.model, precision, place.threads, in_bytes, lanes=min(place.threads, MOST_LANES))
+        return OpenVinoEngine(place.model, precision, place.threads, in_bytes, lanes=min(place.threads, place.lanes))
     return GpuEngine(place.model, name, place.folder)
 
 
