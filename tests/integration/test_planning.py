@@ -10,6 +10,7 @@ import pytest
 
 from microtome.contracts.messages import Staining
 from microtome.errors import InvalidRequest, NotFound
+from microtome.segmentation.grid import Grid
 from microtome.segmentation.model import load_model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.reading import pad_reflect
@@ -81,6 +82,20 @@ def test_tenants_share_nothing(source: SlideSource, tmp_path: Path) -> None:
     assert their_key != my_key
     assert theirs.wanted == mine.wanted
     assert len(list((tmp_path / "tissue").glob("*.npz"))) == 2
+
+
+def test_whatever_can_change_a_cell_changes_the_key(source: SlideSource) -> None:
+    grid, given = Grid(1024, 1024, 512, 96), Normalisation((10.0, 10.0, 10.0), (240.0, 240.0, 240.0))
+    first = (source, MODEL, grid, 1.0, True, given, Staining.HE, "auto")
+    others = (
+        (replace(source, tenant="bob"), 0), (replace(source, sha256="b" * 64), 0), (replace(MODEL, digest="0" * 64), 1),
+        (Grid(1024, 1024, 384, 96), 2), (Grid(1024, 1024, 512, 112), 2), (2.0, 3), (False, 4),
+        (replace(given, low=(10.0, 10.0, 11.0)), 5), (replace(given, high=(241.0, 240.0, 240.0)), 5),
+        (Staining.HDAB, 6), ("onnxruntime-cpu-fp32", 7),
+    )  # fmt: skip
+    keys = {results_key(*first)} | {results_key(*first[:at], other, *first[at + 1 :]) for other, at in others}  # type: ignore[arg-type]
+    assert len(keys) == 1 + len(others)
+    assert results_key(*first) in keys
 
 
 def test_tiles_are_decoded_as_the_bare_engine_reads_them(source: SlideSource, tmp_path: Path) -> None:
