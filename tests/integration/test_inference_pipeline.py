@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -25,8 +26,8 @@ from microtome.contracts.messages import InferWork, TileRef, TilesInferred
 from microtome.contracts.messages import Normalisation as NormalisationMessage
 from microtome.errors import MicrotomeError
 from microtome.segmentation.cells import read_cells
-from microtome.segmentation.engine import OnnxRuntimeEngine
-from microtome.segmentation.grid import Grid, Tile
+from microtome.segmentation.engine import OnnxRuntimeEngine, cut_out
+from microtome.segmentation.grid import Grid, Rect, Tile
 from microtome.segmentation.model import Model
 from microtome.segmentation.normalisation import Histogram, Normalisation
 from microtome.segmentation.patches import Bits, packed
@@ -59,6 +60,35 @@ class WatchedEngine:
         self.batches.append(len(pixels))
         self.mishap(low)
         return self._engine.infer(pixels, low, scale)
+
+
+class LanedEngine(WatchedEngine):
+    """The same, two calls of which may run at a time; and how many did."""
+
+    lanes = 2
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.most = self._running = 0
+        self._lock = threading.Lock()
+
+    def infer(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        try:
+            time.sleep(0.1)  # in the meantime the next tile is loaded
+            return super().infer(pixels, low, scale)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def infer_part(
+        self, pixels: NDArray[np.uint8], low: NDArray[np.float32], scale: NDArray[np.float32], wanted: Rect
+    ) -> NDArray[np.float32]:
+        return cut_out(self.infer(pixels, low, scale), wanted)
 
 
 class Bench:
@@ -215,6 +245,21 @@ async def test_a_job_without_a_wish_gets_the_batch_that_the_engine_likes(
     async with bench.running():
         await bench.drained()
     assert bench.engine.batches == [1, 1, 1]
+
+
+async def test_each_lane_has_a_tile_and_nobody_sees_it_in_the_cells(
+    bench: Bench, normalisations: tuple[Normalisation, Normalisation]
+) -> None:
+    engine = bench.engine = LanedEngine(bench.model)
+    one, two = normalisations
+    await bench.send("job-1", one, TILES, batch_size=1)
+    await bench.send("job-2", two, TILES, batch_size=1)
+    async with bench.running():
+        await bench.drained()
+    assert engine.most == engine.lanes
+    assert engine.batches == [1] * 2 * len(TILES)
+    assert bench.stored("job-1") == bench.expected(one, TILES)
+    assert bench.stored("job-2") == bench.expected(two, TILES)
 
 
 async def test_cells_are_looked_for_on_the_ground_that_the_message_names(
