@@ -1,7 +1,7 @@
 """Whether cost grows with the slide and memory does not: `make bench-scale`.
 
 Segments slides mosaicked from real tissue (without `../shared` from a generated slide) at 0.5 µm/px, each in a process
-of its own that has loaded its model and its compiled code and has run once, with all files that a job has. The last
+of its own that is as warm as a worker's when it has started and has run once, with all files that a job has. The last
 line is one JSON object: seconds per megapixel and peak memory of each, and how far the seconds lie from their mean;
 the exit status is 1 where one lies further than 10 % from it, or memory grows by more than a quarter.
 
