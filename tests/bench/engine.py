@@ -4,10 +4,11 @@ On the same slides, with the same weights and on the same cores, in turns within
 `eval_whole_slide_image` with its GeoJSON; the way that it chooses for an image in memory; Microtome's bare engine from
 the file to cells.geojson, with the engine that `auto` picks and in fp32; `microtome segment` with all files; and the
 services, from the accepted workflow to all files downloaded. Each runs in a process of its own, which has loaded its
-model and its compiled code, has the memory that its worker takes for its largest tile when it starts, and has been over
-a small slide in the same way; what one run read or decoded is forgotten before the next. Every way runs as often as every other; seconds are medians, and the first run of each, which meets the
-slide's shapes and asks for memory for the first time, stands beside them. Each begins when the machine is idle: what
-one leaves behind, pages that are given back for seconds after its end, say, is not charged to the next.
+model and its compiled code, has the memory that a worker takes for its largest tile when it starts, and has been over a
+small slide in the same way; what one run read or decoded is forgotten before the next. Every way runs as often as every
+other; seconds are medians, and the first run of each, which meets the slide's shapes for the first time, stands beside
+them. Each begins when the machine is idle: what one leaves behind, pages that are given back for seconds after its end,
+say, is not charged to the next.
 
 Both read CMU-1-Small-Region (0.499 µm/px) pixel by pixel, as at 0.5. Cells agree with those that the package finds when
 it runs untiled, normalised once for the whole image: F1 at IoU 0.5, objects under the model's least size left out of
