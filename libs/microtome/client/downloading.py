@@ -54,6 +54,8 @@ class Downloads:
     async def fetch(self, wanted: Iterable[tuple[str, Path]], at_once: int) -> None:
         """Bring each path below the server's address into its file. Raises `ApiProblem`, `Unavailable`, `OSError`."""
         self._waiting.extend(wanted)
+        if not self._waiting:
+            return
         threads = min(at_once, len(self._waiting))
         working = [asyncio.ensure_future(asyncio.to_thread(self._work)) for _ in range(threads)]
         try:

@@ -64,6 +64,11 @@ async def test_files_come_a_few_at_a_time(url: str, tmp_path: Path) -> None:
     assert 1 < Files.most <= DOWNLOADS
 
 
+async def test_a_job_without_files_has_none(url: str, tmp_path: Path) -> None:
+    async with ApiClient(url, "u") as client:
+        assert await client.download_files("job", [], tmp_path) == []
+
+
 async def test_one_that_is_not_there_ends_it(url: str, tmp_path: Path) -> None:
     async with ApiClient(url, "u") as client:
         with pytest.raises(ApiProblem, match="There is none"):
