@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from microtome.commandline.main import main
 from microtome.segmentation.engine import Engine, OnnxRuntimeEngine
 from microtome.segmentation.model import Model, load_model
 from microtome.segmentation.run import segment
+from microtome.segmentation.stains import HDAB
 from microtome.slides.reader import SlideReader
 from microtome.slides.synthetic import MPP, paint, write_synthetic_slide
 from microtome.standalone import running
@@ -163,7 +164,7 @@ def published(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "summary.json"}
 
 
-def killed_before(name: str, wishes: Wishes) -> None:
+def killed_before(name: str, wishes: Wishes, open_engine: Callable[[Model], Engine] = OnnxRuntimeEngine) -> None:
     """Run until this file is to appear."""
     replace = Path.replace
 
@@ -175,7 +176,7 @@ def killed_before(name: str, wishes: Wishes) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Path, "replace", until)
         with pytest.raises(KeyboardInterrupt):
-            segment_image(wishes, OnnxRuntimeEngine, lambda *_: None)
+            segment_image(wishes, open_engine, lambda *_: None)
 
 
 def test_killed_while_the_files_appear_it_goes_on(whole: Path, slide: Path, tmp_path: Path) -> None:
@@ -194,6 +195,23 @@ def test_killed_while_the_files_appear_it_goes_on(whole: Path, slide: Path, tmp_
     assert summary.tiles_cached == summary.tiles_processed > 0
     assert published(out) == {**published(whole), "notes.txt": b"mine"}
     assert typed(slide, "--out", out, "--engine", FP32) == 1
+
+
+def test_other_dyes_and_another_engine_are_no_results_from_before(slide: Path, tmp_path: Path) -> None:
+    picture, out = tmp_path / "flat.png", tmp_path / "out"
+    Image.fromarray(SlideReader(slide, MPP).read(0, 0, 256, 256)).save(picture)
+    killed_before("summary.json", Wishes(image=picture, out=out, mpp=0.5))
+
+    def renamed(model: Model) -> Engine:
+        engine = OnnxRuntimeEngine(model)
+        engine.name = "openvino-cpu-fp32"
+        return engine
+
+    killed_before("summary.json", Wishes(image=picture, out=out, mpp=0.5), renamed)
+    assert len(list((out / WORK).rglob("0-0.arrow"))) == 2
+    summary = segment_image(Wishes(image=picture, out=out, mpp=0.5, stain=HDAB), OnnxRuntimeEngine, lambda *_: None)
+    assert (summary.tiles_processed, summary.tiles_cached, summary.stain) == (1, 0, "hdab")
+    assert "dab_od_mean" in pq.read_schema(out / "cells.parquet").names
 
 
 def test_what_a_power_cut_damaged_is_computed_again(whole: Path, slide: Path, tmp_path: Path) -> None:
