@@ -23,6 +23,7 @@ from microtome.segmentation.engines.packing import packed
 from microtome.segmentation.engines.picture import Picture, calibration_pictures
 from microtome.segmentation.engines.rewriting import rewritten
 from microtome.segmentation.engines.rounding import makers, rounded_layers, sharing_ranges
+from microtome.segmentation.engines.trimming import trimming
 from microtome.segmentation.model import Model
 
 pytestmark = pytest.mark.skipif(
@@ -77,6 +78,17 @@ def test_nothing_is_kept_in_floats_between_the_first_and_the_last_convolution(gr
     for node, kind in zip(nodes[where[0] : last], kinds[where[0] : last], strict=True):
         if kind not in {"Const", "Reshape"}:  # weights and biases
             assert told(node, "outputPrecisions") in {"u8", "i8"}, f"{kind} {node.get_friendly_name()}"
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "part"])
+def test_nothing_is_copied_only_because_openvino_knows_more_of_one_summand(cut: bool, bytewise: InBytes) -> None:
+    trim = trimming(bytewise.network) if cut else None
+    graph = emit(openvino_module(), bytewise.network, bytewise.ranges, trim=trim)
+    nodes = compiled(graph).get_runtime_model().get_ordered_ops()
+    moved = [node.get_friendly_name() for node in nodes if told(node, "layerType") == "Reorder"]
+    assert moved, "the picture and the logits are laid out anew"
+    # It names such a step after what is before, what changes and what is behind.
+    assert [name for name in moved if "___" in name] == []
 
 
 def test_bytes_compute_what_the_rounding_says(graph: Any, network: Network, model: Model) -> None:

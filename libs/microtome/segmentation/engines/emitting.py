@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from microtome.segmentation.engines.network import Layer, Network, Weights
 from microtome.segmentation.engines.rounding import makers
 from microtome.segmentation.engines.trimming import Cut, Trimming
+from microtome.segmentation.grid import STRIDE
 
 # Lowest and highest value that a layer's output takes, by the layer's index.
 Ranges = Mapping[int, tuple[float, float]]
 # Of weights, on each side of 0.
 LEVELS = 127
+# Beyond any picture.
+_FAR = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,10 @@ class _Emitter:
         self._cuts: dict[tuple[int, Cut], Any] = {}
 
     def model(self, taps: Collection[int], shift: Sequence[float]) -> Any:  # noqa: ANN401
-        pixels = self._ops.parameter(self._ov.PartialShape([-1, -1, -1, 3]), np.uint8, name="pixels")
+        # OpenVINO follows what it knows of shapes, and copies what is to be added to something of which it knows more.
+        # From the least that a side can have it knows the same of all summands.
+        side = self._ov.Dimension(STRIDE, -1)
+        pixels = self._ops.parameter(self._ov.PartialShape([-1, side, side, 3]), np.uint8, name="pixels")
         low, scale = (
             self._ops.parameter(self._ov.PartialShape([-1, 3]), np.float32, name=name) for name in ("low", "scale")
         )
@@ -82,7 +88,10 @@ class _Emitter:
             made = self._picture(pixels, low, scale) if layer.kind == "picture" else self._step(index, layer)
             if index in self._trim.made:
                 made = self._cut(made, self._trim.made[index])
-            self._outputs.append(self._rounded(made, self._ranges[index]) if index in self._ranges else made)
+            if index in self._ranges:
+                made = self._rounded(made, self._ranges[index])
+                made = self._of_any_size(made) if self._bounds and self._enlarged(index) else made
+            self._outputs.append(made)
         logits = self._outputs[-1]
         if shift:
             logits = self._ops.add(logits, self._ops.constant(np.array(shift, np.float32).reshape(1, -1, 1, 1)))
@@ -113,6 +122,22 @@ class _Emitter:
     def _cut(self, values: Any, cut: Cut) -> Any:  # noqa: ANN401
         once, axes = (self._ops.constant(np.array(numbers, np.int64)) for numbers in ([1, 1], [2, 3]))
         return self._ops.slice(values, *self._bounds[cut], once, axes)
+
+    def _enlarged(self, index: int) -> bool:
+        """Whether a layer's output is what a transposed convolution makes."""
+        layer = self._network.layers[index]
+        return layer.kind == "transposed" or (layer.kind == "relu" and self._enlarged(layer.inputs[0]))
+
+    def _of_any_size(self, values: Any) -> Any:  # noqa: ANN401
+        """Give the same values, copied, and nothing known of their shape.
+
+        Of what was cut OpenVINO knows nothing, but of what a transposed convolution makes of it that a side has two
+        pixels. It would copy that, the sum that it goes into and the next one's other summand: three copies for one.
+        """
+        once, axes = (self._ops.constant(np.array(numbers, np.int64)) for numbers in ([1, 1], [2, 3]))
+        begin, far = (self._ops.constant(np.array([number] * 2, np.int64)) for number in (0, _FAR))
+        _, end = next(iter(self._bounds.values()))
+        return self._ops.slice(values, begin, self._ops.add(end, far), once, axes)
 
     def _picture(self, pixels: Any, low: Any, scale: Any) -> Any:  # noqa: ANN401
         ops = self._ops
@@ -156,7 +181,8 @@ class _Emitter:
             made = ops.convolution_backprop_data(data, weights, [2, 2], None, [1, 1], [1, 1], [1, 1])
         else:
             around = [weight.shape[2] // 2] * 2
-            made = ops.convolution(data, weights, [1, 1], around, around, [1, 1])
+            # With padding that keeps the size by definition, as much is known of the output's shape as of the input's.
+            made = ops.convolution(data, weights, [1, 1], around, around, [1, 1], "same_upper")
         return made if layer.bias is None else ops.add(made, ops.constant(layer.bias.reshape(1, -1, 1, 1)))
 
     def _doubling(self, layer: Layer, data: Any) -> Any:  # noqa: ANN401
