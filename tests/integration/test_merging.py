@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from microtome.artifacts.store import ArtifactStore
+from microtome.artifacts.store import ArtifactStore, Readers
 from microtome.errors import UnreadableSlide
 from microtome.segmentation.cells import write_cells
 from microtome.tilestore import ResultGone, ResultStore
@@ -114,9 +115,12 @@ def test_a_killed_merger_leaves_what_the_next_attempt_sweeps_and_makes_again(
     undisturbed = ArtifactStore(tmp_path / "undisturbed")
     published = []
     for place in (store, undisturbed):
-        with place.draft("job", 2) as draft:
-            make_artifacts(segmented.order, draft, lambda _tiles, _cells: None)
-            published.append(place.publish(draft, "job", 2))
+        # Read as they are told to be whole, and read again: nothing was written to them afterwards.
+        with place.draft("job", 2) as draft, Readers() as readers:
+            make_artifacts(segmented.order, draft, lambda _tiles, _cells: None, readers.begin)
+            published.append(place.publish(draft, "job", 2, readers=readers))
+        for file in published[-1]:
+            assert file.sha256 == hashlib.sha256(place.path("job", 2, file.name).read_bytes()).hexdigest()
     assert {each.name for each in published[0]} == FILES | CELL_FILES
     for one, other in zip(*published, strict=True):
         assert one == other or one.name == "summary.json"  # which says how long it took

@@ -17,9 +17,9 @@ from PIL import Image
 
 from microtome.artifacts.outlines import outlines
 from microtome.artifacts.preview import Preview, reduced, save_jpeg
-from microtome.artifacts.store import ArtifactStore
+from microtome.artifacts.store import ArtifactStore, Readers
 from microtome.artifacts.summary import Summary
-from microtome.errors import NotFound
+from microtome.errors import NotFound, StaleAttempt
 from tests.unit.artifacts.cells_on_slide import KEY, discs, tile_of
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +42,32 @@ def test_published_files_are_described_and_found(store: ArtifactStore) -> None:
     for artifact in stored:
         content = store.path("job", 1, artifact.name).read_bytes()
         assert artifact.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_files_that_are_read_as_soon_as_they_are_whole_are_described_as_others(store: ArtifactStore) -> None:
+    names = [f"{number}.json" for number in range(9)]
+    with store.draft("job", 1) as draft, Readers() as readers:
+        for number, name in enumerate(names):
+            (draft / name).write_bytes(bytes(number))
+            if number % 2:
+                readers.begin(draft / name)
+        stored = store.publish(draft, "job", 1, readers=readers)
+    with store.draft("job", 2) as draft:
+        for number, name in enumerate(names):
+            (draft / name).write_bytes(bytes(number))
+        assert stored == store.publish(draft, "job", 2)
+
+
+def test_whoever_must_not_go_on_publishes_nothing(store: ArtifactStore) -> None:
+    def stop() -> None:
+        raise StaleAttempt
+
+    with store.draft("job", 1) as draft, Readers(stop) as readers:
+        (draft / "a").write_bytes(b"1")
+        readers.begin(draft / "a")
+        with pytest.raises(StaleAttempt):
+            store.publish(draft, "job", 1, readers=readers)
+    assert store.attempts("job") == ()
 
 
 @pytest.mark.parametrize("name", ["missing", "", ".", "..", "../1/a", "/etc/passwd", "a\0", "sub/a"])
