@@ -12,8 +12,9 @@ from PIL import Image
 
 from microtome.errors import InvalidRequest
 from microtome.segmentation.engine import Engine, OnnxRuntimeEngine, TrimmingEngine, infer_part
-from microtome.segmentation.engines import available_engines, open_engine, openvino_cpu
-from microtome.segmentation.engines.emitting import different_cuts, four_kernels
+from microtome.segmentation.engines import available_engines, open_engine
+from microtome.segmentation.engines.calibration import calibrated
+from microtome.segmentation.engines.emitting import different_cuts, emit, four_kernels
 from microtome.segmentation.engines.network import Layer, Network, read_network
 from microtome.segmentation.engines.openvino_cpu import openvino_module
 from microtome.segmentation.engines.rewriting import rewritten
@@ -93,16 +94,16 @@ def test_a_part_of_another_tile_with_the_same_halo_has_the_same_bits(
     assert same(name, small, large)
 
 
-@pytest.mark.parametrize("name", [name for name in TRIMMING if name.startswith("openvino")])
-def test_a_whole_tile_has_the_same_bits_where_it_runs_as_a_part(
-    name: str, opened: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+@needs_openvino
+def test_a_whole_tile_has_the_bits_of_a_graph_without_cuts(
+    opened: dict[str, Engine], model: Model, cache: Path
 ) -> None:
-    engine = opened[name]
-    apart = engine.infer(*tissue(WHOLE))
-    monkeypatch.setattr(openvino_cpu, "_WHOLE_PIXELS", 0)
-    # There is nothing else left that it could run in.
-    monkeypatch.setattr(engine, "_request", None)
-    assert same(name, engine.infer(*tissue(WHOLE)), apart)
+    of, ov = calibrated(model, 0, cache), openvino_module()
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    plain = ov.Core().compile_model(emit(ov, of.network, of.ranges, shift=of.shift), "CPU", options)
+    feed = dict(zip(("pixels", "low", "scale"), tissue(WHOLE), strict=True))
+    expected = plain.create_infer_request().infer(feed)[0]
+    assert (opened["openvino-cpu-int8"].infer(*tissue(WHOLE)) == expected).all()
 
 
 @pytest.mark.parametrize("name", TRIMMING)
