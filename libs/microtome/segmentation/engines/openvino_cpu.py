@@ -10,6 +10,7 @@ Refuses: bf16 on a processor that has no instructions for it (it would be slower
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +36,10 @@ from microtome.segmentation.grid import Rect
 from microtome.segmentation.model import Model
 
 Precision = Literal["fp32", "bf16", "int8"]
-# Those of some thirty shapes of patches. A large slide has hundreds, and they seldom come again.
+# Those of some thirty shapes of patches, for all lanes. A large slide has hundreds, and they seldom come again.
 _KEPT_KERNELS = 1000
+# Logits of patches take room in such steps: what one leaves behind the next can have, whatever their sizes.
+_STEP_BYTES = 16 << 20
 # The package that reports to Google Analytics; without it OpenVINO uses its own stand-in, which does nothing.
 _REPORTER = "openvino_telemetry"
 
@@ -98,7 +101,7 @@ class OpenVinoEngine:
             # The head runs beside the network on the same cores.
             "ENABLE_CPU_PINNING": False,
             # Kernels that are kept for shapes met before, layer by layer; by default 5,000, and every shape holds 5 MB.
-            "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
+            "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS // lanes,
         }
         self._tensor = ov.Tensor
         # What can be trimmed runs in the graph for parts, also where all of a tile is wanted: each of two graphs would
@@ -119,7 +122,7 @@ class OpenVinoEngine:
         feed = checked(pixels, low, scale)
         batch, height, width = pixels.shape[:3]
         # OpenVINO writes straight into it; its own buffer would be overwritten by the next call.
-        logits = np.empty((batch, 5, height, width), np.float32)
+        logits = _room(batch, 5, height, width)
         with _failing(batch):
             for tile in range(batch):
                 # More at once take as long each, and in bf16 other kernels run, which round otherwise.
@@ -135,7 +138,7 @@ class OpenVinoEngine:
         if self._margin is None or wanted == Rect(0, 0, width, height):
             return cut_out(self.infer(pixels, low, scale), wanted)
         made = wanted.grown(self._margin).intersection(Rect(0, 0, width, height))
-        logits = np.empty((1, 5, made.height, made.width), np.float32)
+        logits = _room(1, 5, made.height, made.width)
         with _failing(1):
             self._run(feed, wanted, logits)
         return cut_out(logits, Rect(wanted.x - made.x, wanted.y - made.y, wanted.width, wanted.height))
@@ -167,6 +170,13 @@ class OpenVinoEngine:
             found[f"begin{number}"] = np.array([top, left], np.int64)
             found[f"end{number}"] = np.array([bottom, right], np.int64)
         return found
+
+
+def _room(*shape: int) -> NDArray[np.float32]:
+    """Give an array of this shape, not filled; the rest of its last step is not touched."""
+    values = math.prod(shape)
+    step = _STEP_BYTES // 4
+    return np.empty(-(-values // step) * step, np.float32)[:values].reshape(shape)
 
 
 @contextmanager
