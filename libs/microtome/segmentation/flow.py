@@ -79,6 +79,8 @@ class Flow:
         self._workers = workers
         self._occupancy = Occupancy()
         self._free = threading.Semaphore(self._lanes)
+        # Logits are by far the largest thing: there are those of as many tiles as lanes and heads work on, and no more.
+        self._held = threading.Semaphore(workers + batch_size * self._lanes)
         self._room = threading.Semaphore(workers + batch_size * self._lanes + _WAITING)
         self._results: SimpleQueue[tuple[Sequence[Tile], Future[_Heads]] | BaseException | None] = SimpleQueue()
         self._stopped = threading.Event()
@@ -106,6 +108,7 @@ class Flow:
                 # Wakes the feeding thread wherever it waits; what is queued for the others is dropped.
                 self._room.release()
                 self._free.release()
+                self._held.release()
                 decoders.shutdown(wait=False, cancel_futures=True)
                 feeder.join()
                 lanes.shutdown(wait=True, cancel_futures=True)
@@ -127,6 +130,7 @@ class Flow:
                 decoded = future.result()
                 self._decode_ahead(todo, decoding, self._decoders, decoders)
                 self._take(self._room, len(batch))
+                self._take(self._held, len(batch))
                 self._take(self._free, 1)
                 self._results.put((batch, lanes.submit(self._infer, batch, decoded, heads)))
             self._results.put(None)
@@ -154,10 +158,13 @@ class Flow:
             network_s = self._occupancy.end(begun)
             self._free.release()
         seconds = {"decode": decode_s / count, "idle": begun.idle / count, "network": network_s / count}
-        return [
+        found = [
             heads.submit(self._finish, of_tile, tile, view, seen, seconds)
             for tile, of_tile, view, seen in zip(batch, logits, views, pixels, strict=True)
         ]
+        for cells in found:
+            cells.add_done_callback(lambda _: self._held.release())
+        return found
 
     def _take(self, semaphore: threading.Semaphore, count: int) -> None:
         for _ in range(count):
