@@ -133,7 +133,10 @@ def _spread(patches: tuple[Patch, ...], tile: Rect, halo: int, lanes: int) -> tu
     found = list(patches)
     while lanes > 1 and found:
         largest = max(found, key=_size)
-        if _size(largest) * lanes <= _UNEVEN * sum(map(_size, found)) or _size(largest) < 2 * WORTH_A_LANE:
+        even = _size(largest) * lanes <= _UNEVEN * sum(map(_size, found))
+        # With a long halo a single cell of ground can be seen from afar.
+        one_cell = max(largest.taken.width, largest.taken.height) < 2 * STRIDE
+        if even or one_cell or _size(largest) < 2 * WORTH_A_LANE:
             break
         found.remove(largest)
         found += [Patch(half.grown(around).intersection(tile), half) for half in _cut_in_two(largest.taken)]

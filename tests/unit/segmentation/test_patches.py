@@ -98,6 +98,13 @@ def test_few_tiles_are_shared_out_among_lanes_and_of_many_each_lane_takes_one() 
     assert len(View.of(None, 1440, 1440, HALO, whole=True, lanes=2).patches) == 1
 
 
+def test_a_single_cell_seen_from_afar_is_not_cut() -> None:
+    ground = np.zeros((144, 144), np.bool_)
+    ground[70, 70] = True
+    (patch,) = View.of(ground, 2304, 2304, 512, lanes=2).patches
+    assert patch.taken == Rect(1120, 1120, 16, 16)
+
+
 def test_islands_and_arms_do_not_cost_the_glass_between() -> None:
     ground = np.zeros((144, 144), np.bool_)
     ground[:20, :20] = ground[-20:, -20:] = ground[:20, -20:] = True
